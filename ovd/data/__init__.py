@@ -1,0 +1,1 @@
+"""Annotation files, datasets, transforms, and the embedded benchmark."""

@@ -1,0 +1,1 @@
+"""Configs, hooks, launch and checkpoint loading."""

@@ -1,0 +1,1 @@
+"""Support sampling, hypernetworks and episodic evaluation."""

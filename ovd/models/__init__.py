@@ -1,0 +1,1 @@
+"""Detectors, RoI heads, classifiers and losses."""

@@ -1,0 +1,1 @@
+"""torchvision-backed replacements for mmcv's compiled operators."""

@@ -1,0 +1,1 @@
+"""Artefacts on disk: manifests, sharded region stores, class heads."""

@@ -1,0 +1,1 @@
+"""Class lists, splits and prompts: the one place that maps names, ids and labels."""

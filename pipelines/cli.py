@@ -1,0 +1,66 @@
+"""Command line: ``ovd <stage> ...``, and the entry point that the scripts in ``tools/`` share.
+
+A stage is a module in this package with ``add_arguments(parser)`` and ``run(args)``. Modules are imported only when
+their command is asked for, so ``ovd --help`` does not load torch.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ovd import __version__
+from ovd.errors import UserError, nearest
+
+# subcommand -> (module in this package, what it does)
+STAGES = {
+    "shapes": ("shapes", "render the embedded benchmark"),
+    "build-zsl": ("splits", "write base-only and generalised annotation files"),
+    "proposals": ("proposals", "extract, import and export region proposals"),
+    "class-embeddings": ("class_embeddings", "CLIP text embeddings of class names"),
+    "embed-regions": ("region_embeddings", "CLIP image embeddings of proposals"),
+    "train": ("train", "train a detector or a proposal network"),
+    "test": ("test", "evaluate a checkpoint"),
+    "report": ("report", "write the report page of a recipe's runs"),
+    "run": ("recipe", "run a recipe: a chain of stages"),
+}
+
+
+def run_stage(name: str, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Parse ``argv`` for the stage ``name`` and run it; returns the exit status (2 after a user's mistake)."""
+    module_name, description = STAGES[name]
+    module = importlib.import_module(f"pipelines.{module_name}")
+    parser = argparse.ArgumentParser(prog=prog, description=module.__doc__ or description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    module.add_arguments(parser)
+    args = parser.parse_args(argv)
+    try:
+        return module.run(args) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the ``ovd`` command."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, STAGES))
+        print("usage: ovd STAGE [options]\n\nstages, in the order in which they run (ovd STAGE --help for each):")
+        for name, (_, description) in STAGES.items():
+            print(f"  {name:<{width}}  {description}")
+        return 0
+    if argv[0] == "--version":
+        print(f"ovd {__version__}")
+        return 0
+    if argv[0] not in STAGES:
+        print(f"error: no stage named {argv[0]!r}{nearest(argv[0], STAGES)}", file=sys.stderr)
+        return 2
+    return run_stage(argv[0], argv[1:], prog=f"ovd {argv[0]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
