@@ -13,7 +13,7 @@ class UserError(Exception):
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     """A hint such as ``; did you mean 48_17?`` for an unknown ``name``, or a list of what is accepted."""
-    choices = sorted(map(str, choices))
+    choices = sorted({str(choice) for choice in choices})
     close = difflib.get_close_matches(str(name), choices, n=count, cutoff=0.5)
     if close:
         return f"; did you mean {' or '.join(close)}?"
