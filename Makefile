@@ -1,0 +1,28 @@
+# Every target sets up what it needs (.venv, once). ARGS="..." is passed on, for example: make test ARGS="tests/stores -x"
+
+.DEFAULT_GOAL := help
+PYTHON_IN_VENV := .venv/bin/python
+JOBS ?= 2
+export PYTHON
+
+.PHONY: help setup demo test lint lock
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup:  ## make .venv with the locked versions (the other targets do this themselves)
+	@bash tools/setup.sh
+
+demo: setup  ## run the whole pipeline on the embedded benchmark and write a report; goes on where it was
+	@$(PYTHON_IN_VENV) -m pipelines.cli run configs/recipes/demo.py $(ARGS)
+
+test: setup  ## run the tests, JOBS=2 at a time
+	@OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n $(JOBS) $(ARGS)
+
+lint: setup  ## check the code with ruff
+	@$(PYTHON_IN_VENV) -m ruff check $(ARGS) .
+
+lock:  ## write requirements.lock anew (needs uv; changes only what pyproject.toml asks for, ARGS=--upgrade for all)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-annotate --quiet $(ARGS) \
+	    --custom-compile-command "make lock   (install with: pip install --no-deps -r requirements.lock)" \
+	    --output-file requirements.lock
