@@ -1,0 +1,132 @@
+"""Annotated images whose labels are positions in a split."""
+
+import colorsys
+from pathlib import Path
+
+import msgspec
+from mmdet.datasets import BaseDetDataset
+from mmdet.registry import DATASETS
+
+from ovd.data.annotations import image_path, load_annotations
+from ovd.data.transforms import check_followed
+from ovd.errors import UserError
+from ovd.stores.shards import RegionStore
+from ovd.vocabulary.splits import Split, get_split
+
+
+@DATASETS.register_module()
+class OpenVocabDataset(BaseDetDataset):
+    """Images and boxes of a COCO or LVIS json; label ``i`` is class ``split.classes[i]``, base classes first.
+
+    Classes are matched by name, so a file with its original category ids serves as well as a rewritten one. Works inside
+    mmdet's ``ClassBalancedDataset`` (repeat factor sampling).
+
+    Args:
+        ann_file: The json. This and all other paths are relative to ``data_root``.
+        split: Name of a split, or a json file with one.
+        region_store: Folder with the cached regions of the images, for a pipeline with ``LoadRegions``.
+        data_prefix: ``img`` is the images' folder.
+        filter_cfg: In training, ``filter_empty_gt=True`` drops images without annotations of the split, and ``min_size``
+            those whose shorter side has fewer pixels.
+        kwargs: As for mmdet's ``BaseDetDataset``.
+
+    Raises:
+        UserError: The annotations are not valid; training annotations contain novel classes; categories of the split are
+            missing; the region store is missing or does not cover the images; its regions cannot follow the pipeline.
+    """
+
+    def __init__(self, *, ann_file: str, split: str | Split, region_store: str | None = None, data_root: str = "",
+                 data_prefix: dict | None = None, **kwargs) -> None:
+        if not isinstance(split, Split):
+            path = Path(data_root, split)
+            split = get_split(str(path) if path.is_file() else str(split))
+        self.split = split
+        self.region_store = None if region_store is None else RegionStore(Path(data_root, region_store))
+        metainfo = dict(classes=self.split.classes, split=self.split.name, num_base=self.split.num_base,
+                        palette=_palette(len(self.split.classes)))
+        super().__init__(ann_file=ann_file, data_root=data_root, data_prefix=data_prefix or dict(img=""),
+                         metainfo={**metainfo, **kwargs.pop("metainfo", {})}, **kwargs)
+        check_followed(self.pipeline.transforms)
+        if self.region_store is None and any(type(step).__name__ == "LoadRegions" for step in self.pipeline.transforms):
+            raise UserError(f"{ann_file}: its pipeline loads regions, but the dataset has no region_store; set it to the "
+                            "folder that tools/region_embeddings.py wrote")
+
+    def load_data_list(self) -> list[dict]:
+        """One record an image: ``img_id, img_path, height, width, instances``.
+
+        An instance has ``bbox`` (xyxy, original pixels), ``bbox_label``, ``ignore_flag`` (1 for crowds) and ``mask`` (COCO
+        polygons or run lengths; kept as json text until the image is used).
+        """
+        annotations = load_annotations(self.ann_file)
+        labels = self._labels_by_category(annotations.categories)
+        by_image = annotations.by_image()
+        records = []
+        for image in annotations.images:
+            instances = [
+                dict(bbox=_xyxy(ann.bbox), bbox_label=labels[ann.category_id], ignore_flag=int(ann.iscrowd),
+                     mask=bytes(ann.segmentation))
+                for ann in by_image.get(image.id, ())
+                if ann.category_id in labels and min(ann.bbox[2:]) >= 1
+            ]
+            records.append(dict(img_id=image.id, img_path=str(image_path(image, self.data_prefix["img"])),
+                                height=image.height, width=image.width, instances=instances))
+        self._check_no_novel(records)
+        return records
+
+    def _labels_by_category(self, categories) -> dict[int, int]:
+        by_id = {category.id: self.split.label(category.name) for category in categories if category.name in self.split}
+        missing = [name for label, name in enumerate(self.split.classes) if label not in by_id.values()]
+        if missing:
+            raise UserError(f"{self.ann_file}: no category for {len(missing)} of the {len(self.split.classes)} classes of split "
+                            f"{self.split.name}, the first is {missing[0]!r}; is it a file of another dataset?")
+        return by_id
+
+    def _check_no_novel(self, records: list[dict]) -> None:
+        if self.test_mode:
+            return
+        for record in records:
+            for instance in record["instances"]:
+                if instance["bbox_label"] >= self.split.num_base:
+                    name = self.split.classes[instance["bbox_label"]]
+                    raise UserError(f"{self.ann_file}: image {record['img_id']} has an annotation of the novel class {name!r}; "
+                                    "train on the base-only file that tools/build_zsl_dataset.py writes")
+
+    def filter_data(self) -> list[dict]:
+        """In training, drop images by ``filter_cfg``; the rest must have regions where there is a store."""
+        records = self.data_list
+        if not self.test_mode and self.filter_cfg:
+            need_gt, min_size = self.filter_cfg.get("filter_empty_gt", False), self.filter_cfg.get("min_size", 0)
+            records = [record for record in records
+                       if (record["instances"] or not need_gt) and min(record["width"], record["height"]) >= min_size]
+        self._check_regions(records)
+        return records
+
+    def _check_regions(self, records: list[dict]) -> None:
+        if self.region_store is None:
+            return
+        missing = [record["img_id"] for record in records if record["img_id"] not in self.region_store]
+        if missing:
+            raise UserError(f"{self.ann_file}: {len(missing)} of {len(records)} images are not in its region store, the first "
+                            f"is {missing[0]}; run tools/region_embeddings.py for this annotation file")
+
+    def get_data_info(self, idx: int) -> dict:
+        """An image's record with its masks decoded, and the region store for ``LoadRegions``."""
+        record = super().get_data_info(idx)
+        for instance in record["instances"]:
+            instance["mask"] = msgspec.json.decode(instance["mask"])
+        record["region_store"] = self.region_store
+        return record
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """Labels in the image, for repeat factor sampling."""
+        return [instance["bbox_label"] for instance in super().get_data_info(idx)["instances"]]
+
+
+def _xyxy(box) -> list[float]:
+    x, y, width, height = box
+    return [x, y, x + width, y + height]
+
+
+def _palette(count: int) -> list[tuple[int, int, int]]:
+    """Distinct RGB colours: golden-ratio steps around the hue circle."""
+    return [tuple(round(255 * c) for c in colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.75, 0.95)) for i in range(count)]

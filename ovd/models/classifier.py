@@ -1,0 +1,118 @@
+"""The detector's classifier: cosine to the rows of a class head, and a learned background.
+
+Shapes: N regions, D embedding width, C classes, B base classes (the first of the C), K = C + 1 with background last.
+"""
+
+from os import PathLike
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from ovd.errors import UserError
+from ovd.stores.class_heads import ClassHead
+from ovd.vocabulary.splits import Split, get_split
+
+
+@MODELS.register_module()
+class CosineClassifier(nn.Module):
+    """``cos(region, class) / T`` for every class of a class head, and for a background row that is learned (ViLD, eq. 1).
+
+    In training, classes that are not base are masked: no annotation of theirs exists, so they must neither gain nor lose
+    probability from the softmax.
+
+    The class embeddings are not part of the state dict: a checkpoint loads whatever the vocabulary of the model that it is
+    loaded into. The background row is.
+
+    Args:
+        class_head: File or object. None for a classifier that gets its vocabulary later, by :meth:`set_class_head`
+            (``embed_dim`` is needed then).
+        split: Name, file or object; label ``i`` is class ``split.classes[i]``. None takes the class head's own order,
+            all of them base.
+        data_root: Folder that relative paths of ``class_head`` and ``split`` are relative to.
+        temperature_train, temperature_test: T above (0.01 and 0.007 in DetPro).
+        background: Whether there is a background row; without one (ViLD-image) the logits are ``[N, C]``.
+
+    Raises:
+        UserError: The class head lacks classes of the split, or is not a cosine head.
+    """
+
+    def __init__(self, class_head: str | PathLike | ClassHead | None = None,
+                 split: str | PathLike | Split | None = None, data_root: str = "", embed_dim: int | None = None,
+                 temperature_train: float = 0.01, temperature_test: float = 0.007, background: bool = True) -> None:
+        super().__init__()
+        self.temperature_train = temperature_train
+        self.temperature_test = temperature_test
+        if class_head is not None and not isinstance(class_head, ClassHead):
+            class_head = ClassHead.load(Path(data_root, class_head))
+        if class_head is None and embed_dim is None:
+            raise UserError("a classifier needs a class head, or embed_dim to get one later: set class_head to the file that "
+                            "tools/class_embeddings.py wrote")
+        if split is not None and not isinstance(split, Split):
+            path = Path(data_root, split)
+            split = get_split(str(path) if path.is_file() else str(split))
+        self.embed_dim = embed_dim or class_head.weights.shape[-1]
+        self.background = nn.Parameter(torch.empty(self.embed_dim)) if background else None
+        self.register_buffer("classes_CD", torch.zeros(0, self.embed_dim), persistent=False)
+        self.names: tuple[str, ...] = ()
+        self.num_base = 0
+        self.provenance: ClassHead | None = None
+        if class_head is not None:
+            self.set_class_head(class_head if split is None else class_head.select(split.classes))
+            self.num_base = len(self.names) if split is None else split.num_base
+        self.reset_parameters()
+
+    @property
+    def num_classes(self) -> int:
+        """C, which is also the label of the background."""
+        return len(self.names)
+
+    def reset_parameters(self) -> None:
+        """Background row from N(0, 0.01): a random direction once normalised."""
+        if self.background is not None:
+            nn.init.normal_(self.background, std=0.01)
+
+    def set_class_head(self, head: ClassHead) -> None:
+        """Replace the vocabulary; from now on label ``i`` is class ``head.names[i]``.
+
+        Raises:
+            UserError: Another embedding width, or a head whose scores are not cosines.
+        """
+        weights = torch.as_tensor(head.weights, dtype=torch.float32)
+        if weights.shape[-1] != self.embed_dim:
+            raise UserError(f"class head has embeddings of width {weights.shape[-1]}, the detector of width {self.embed_dim}: "
+                            "make the class head with the CLIP that made the region embeddings")
+        if head.norm != "cosine" or weights.shape[1] != 1:
+            raise UserError(f"class head of kind {head.norm}/{head.reduce} with {weights.shape[1]} vectors a class: the "
+                            "detector's classifier takes one vector a class, compared by cosine")
+        self.classes_CD = F.normalize(weights[:, 0], dim=-1).to(self.classes_CD.device)
+        self.names = tuple(head.names)
+        self.num_base = len(self.names)
+        self.provenance = head
+
+    def forward(self, embeddings_ND: Tensor) -> Tensor:
+        """Logits, float32 ``[N, K]``, background last (``[N, C]`` without one); also under autocast.
+
+        Args:
+            embeddings_ND: Unit rows.
+        """
+        temperature = self.temperature_train if self.training else self.temperature_test
+        visible = self.num_base if self.training else self.num_classes
+        with torch.autocast(embeddings_ND.device.type, enabled=False):
+            embeddings_ND = embeddings_ND.float()
+            rows = [self.classes_CD[:visible]]
+            if self.background is not None:
+                rows.append(F.normalize(self.background.float(), dim=-1)[None])
+            logits = embeddings_ND @ torch.cat(rows).T / temperature
+        hidden = self.num_classes - visible
+        if hidden:
+            masked = logits.new_full((len(logits), hidden), torch.finfo(torch.float32).min)
+            logits = torch.cat([logits[:, :visible], masked, logits[:, visible:]], dim=1)
+        return logits
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities ``[N, C]``: softmax with the background in the sum where there is one, then without it."""
+        return logits.float().softmax(dim=-1)[:, :self.num_classes]
+
