@@ -1,0 +1,163 @@
+"""Crops of boxes as CLIP sees them: which window of the image, and how it becomes a square.
+
+Shapes: N boxes, K scales, S side of CLIP's input.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ovd.clip.bicubic import resize_window
+from ovd.errors import UserError, nearest
+
+KINDS = ("clip", "warp", "square", "adaptive")
+ROUNDINGS = ("outward", "nearest")
+
+_SNAP = 1e-3  # pixels: an edge this close to a pixel border is on it, so float noise does not add a row
+_LONG = 8  # a crop longer than this many times its short side is resized in its middle only
+
+
+@dataclass(frozen=True)
+class CropRecipe:
+    """From a box to the crops that are encoded for it. Part of what identifies a region store.
+
+    Attributes:
+        kind: How a window becomes a square of side S. All resize bicubically with antialiasing, as CLIP does.
+
+            - ``clip``: the box, clamped to the image; short side to S, then the centre square, which is CLIP's own
+              preprocessing (ViLD, DetPro): long boxes lose their ends;
+            - ``warp``: the box, clamped to the image; both sides to S: the aspect ratio is lost;
+            - ``square``: the square on the box's longer side;
+            - ``adaptive``: the square of side ``sqrt(8 * area)`` (OADP, Wang et al. 2023, sec. 3.2), meant for one
+              scale of 1.
+
+            Squares are moved into the image along each axis on which they fit; what still lies outside is black.
+        scales: Factors on the box (or square) about its centre. ViLD: the box and 1.5 times it, for context.
+        rounding: Window edges to whole pixels: ``outward`` keeps all of the box (DetPro), ``nearest`` may cut half a
+            pixel. Never less than one pixel. Squares always round their side and their corner to the nearest.
+        min_size: Boxes narrower or lower than this many pixels are left out of the store (OADP: 4). With 0 every box
+            is encoded, and one without area is an error.
+    """
+
+    kind: str = "clip"
+    scales: tuple[float, ...] = (1.0, 1.5)
+    rounding: str = "outward"
+    min_size: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"no crop recipe of kind {self.kind!r}{nearest(self.kind, KINDS)}")
+        if self.rounding not in ROUNDINGS:
+            raise UserError(f"crop rounding {self.rounding!r} is not one of {', '.join(ROUNDINGS)}")
+        object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
+        if not self.scales or not all(np.isfinite(scale) and scale > 0 for scale in self.scales):
+            raise UserError(f"crop scales {self.scales}: need at least one, all positive")
+        if not (np.isfinite(self.min_size) and self.min_size >= 0):
+            raise UserError(f"crop min_size {self.min_size}: needs a number of pixels, 0 or more")
+
+    def config(self) -> dict:
+        """The recipe as plain data, for a manifest."""
+        return {"kind": self.kind, "scales": list(self.scales), "rounding": self.rounding,
+                "min_size": float(self.min_size), "resize": "bicubic antialiased"}
+
+
+class Cropper(Protocol):
+    """Turns boxes of an image into CLIP's input; the seam behind which cropping can move to a device."""
+
+    recipe: CropRecipe
+    side: int
+
+    def __call__(self, image: Image.Image, boxes_N4: np.ndarray) -> Tensor:
+        """Crops, uint8 ``[N, K, 3, S, S]``, of boxes xyxy in pixels of the RGB ``image``."""
+        ...
+
+
+class PillowCropper:
+    """The reference :class:`Cropper`, on the CPU; bit-equal to cropping and applying CLIP's own preprocessing."""
+
+    def __init__(self, recipe: CropRecipe, side: int) -> None:
+        self.recipe, self.side = recipe, side
+
+    def __call__(self, image: Image.Image, boxes_N4: np.ndarray) -> Tensor:
+        windows_NK4 = crop_windows(boxes_N4, image.width, image.height, self.recipe)
+        num, scales = windows_NK4.shape[:2]
+        side = self.side
+        crops = np.empty((num * scales, side, side, 3), np.uint8)
+        shape = _warp if self.recipe.kind == "warp" else _short_side_then_centre
+        for crop, window in zip(crops, windows_NK4.reshape(-1, 4).tolist()):
+            crop[:] = shape(image.crop(window), side)
+        return torch.from_numpy(crops).view(num, scales, side, side, 3).permute(0, 1, 4, 2, 3)
+
+
+def crop_windows(boxes_N4: np.ndarray, width: int, height: int, recipe: CropRecipe) -> np.ndarray:
+    """Windows of whole pixels, int64 ``[N, K, 4]`` xyxy, for boxes that overlap an image of ``width`` x ``height``."""
+    boxes = np.asarray(boxes_N4, np.float64).reshape(-1, 1, 2, 2)  # box, scale, corner, axis
+    centre = boxes.mean(axis=2, keepdims=True)
+    extent = boxes[:, :, 1:] - boxes[:, :, :1]
+    scales = np.asarray(recipe.scales).reshape(1, -1, 1, 1)
+    limit = np.array([width, height])
+    if recipe.kind in ("square", "adaptive"):
+        area = extent.prod(axis=3, keepdims=True)
+        side = extent.max(axis=3, keepdims=True) if recipe.kind == "square" else np.sqrt(8.0 * area)
+        side = np.maximum(np.rint(scales * side), 1.0)
+        low = np.rint(centre - side / 2)
+        low = np.where(side <= limit, np.clip(low, 0, np.maximum(limit - side, 0)), low)
+        high = low + side
+    else:
+        half = scales * extent / 2
+        low, high = np.clip(centre - half, 0, limit), np.clip(centre + half, 0, limit)
+        if recipe.rounding == "outward":
+            low, high = np.floor(low + _SNAP), np.ceil(high - _SNAP)
+        else:
+            low, high = np.rint(low), np.rint(high)
+        low = np.minimum(low, limit - 1)
+        high = np.maximum(high, low + 1)
+    return np.concatenate([low, high], axis=2).reshape(len(boxes), len(recipe.scales), 4).astype(np.int64)
+
+
+def check_boxes(boxes_N4: np.ndarray, width: int, height: int, min_size: float = 0.0) -> np.ndarray:
+    """Which boxes are to be encoded, bool ``[N]``.
+
+    Raises:
+        UserError: A box that is not finite, is inverted, lies outside the image, or (with ``min_size`` 0) has no area.
+    """
+    x1, y1, x2, y2 = np.asarray(boxes_N4, np.float64).reshape(-1, 4).T
+    faults = (
+        (~np.isfinite(x1 + y1 + x2 + y2), "is not finite"),
+        ((x2 < x1) | (y2 < y1), "is inverted (boxes are x1, y1, x2, y2)"),
+    )
+    for fault, what in faults:
+        _refuse(boxes_N4, fault, what)
+    keep = (x2 - x1 >= min_size) & (y2 - y1 >= min_size)
+    _refuse(boxes_N4, keep & ((x2 <= x1) | (y2 <= y1)), "has no area; drop it, or set the recipe's min_size")
+    outside = (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)
+    _refuse(boxes_N4, keep & outside, f"lies outside the image of {width} x {height}")
+    return keep
+
+
+def _refuse(boxes_N4: np.ndarray, fault: np.ndarray, what: str) -> None:
+    if fault.any():
+        index = int(fault.argmax())
+        corners = ", ".join(f"{value:g}" for value in np.asarray(boxes_N4).reshape(-1, 4)[index])
+        raise UserError(f"box number {index + 1} of {len(fault)} ({corners}) {what}")
+
+
+def _short_side_then_centre(crop: Image.Image, side: int) -> np.ndarray:
+    width, height = crop.size
+    if width <= height:
+        new_width, new_height = side, int(side * height / width)
+    else:
+        new_width, new_height = int(side * width / height), side
+    left, top = round((new_width - side) / 2), round((new_height - side) / 2)
+    if max(new_width, new_height) > _LONG * side:
+        return resize_window(np.asarray(crop), new_width, new_height, left, top, side)
+    resized = crop.resize((new_width, new_height), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + side, top + side)))
+
+
+def _warp(crop: Image.Image, side: int) -> np.ndarray:
+    return np.asarray(crop.resize((side, side), Image.Resampling.BICUBIC))

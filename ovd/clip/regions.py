@@ -1,0 +1,107 @@
+"""Region embeddings: CLIP's view of a box, as the detector is to imitate it.
+
+Shapes: N boxes, K crops a box (scales), S side of CLIP's input, D width of its embeddings.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ovd.clip.crops import Cropper, CropRecipe, PillowCropper, check_boxes
+from ovd.clip.towers import ClipModel
+from ovd.errors import UserError
+
+
+def normalize_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 RGB ``[..., 3, S, S]`` to float32 ``(pixels / 255 - mean) / std``, in CLIP's order of operations."""
+    shape = (3, 1, 1)
+    mean = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(shape)
+    std = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(shape)
+    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def combine_scales(raw_NKD: Tensor) -> Tensor:
+    """Sum the raw embeddings of a box's crops, then L2-normalise: ``[N, K, D]`` to unit rows ``[N, D]``.
+
+    The sum is of raw vectors (ViLD, sec. 3.2; DetPro), so a crop with a longer embedding counts for more; the mean of
+    normalised vectors is something else.
+    """
+    return F.normalize(raw_NKD.float().sum(dim=1), dim=-1)
+
+
+class RegionEncoder:
+    """Embeds boxes: crops at the recipe's scales, CLIP's image tower, raw sum, unit length.
+
+    Args:
+        clip: Any CLIP; its precision is that of the forward pass, sums and norms are in float32.
+        recipe: How boxes are cropped.
+        batch_size: Crops in a forward pass. Batches are filled across images.
+        cropper: Replaces the reference cropper.
+    """
+
+    def __init__(self, clip: ClipModel, recipe: CropRecipe, batch_size: int = 256,
+                 cropper: Cropper | None = None) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}: needs at least 1 crop")
+        self.clip = clip
+        self.cropper = cropper or PillowCropper(recipe, clip.image_size)
+        self.boxes_per_batch = max(1, batch_size // len(recipe.scales))
+
+    def __call__(self, image: Image.Image, boxes_N4: np.ndarray) -> np.ndarray:
+        """Unit embeddings, float16 ``[N, D]``, of boxes xyxy in pixels of the RGB ``image``.
+
+        Raises:
+            UserError: A box that is not finite, inverted, without area or outside the image.
+        """
+        check_boxes(boxes_N4, image.width, image.height)
+        return self.encode([self.cropper(image, boxes_N4)])[0]
+
+    def encode(self, crops: Iterable[Tensor]) -> list[np.ndarray]:
+        """Embed the crops of many images, in batches that run across them.
+
+        Nothing waits for the device before the end. The same sequence gives the same bytes (on one device, with one
+        batch size): what shares a batch depends on the sequence alone.
+
+        Args:
+            crops: Per image, uint8 ``[N_i, K, 3, S, S]``.
+
+        Returns:
+            Per image, float16 ``[N_i, D]``, unit rows.
+
+        Raises:
+            UserError: The model gives embeddings that are not finite, or zero.
+        """
+        counts, done, waiting, room = [], [], [], self.boxes_per_batch
+        for image_crops in crops:
+            counts.append(len(image_crops))
+            while len(image_crops):
+                part, image_crops = image_crops[:room], image_crops[room:]
+                waiting.append(part)
+                room -= len(part)
+                if room == 0:
+                    done.append(self._encode_batch(waiting))
+                    waiting, room = [], self.boxes_per_batch
+        if waiting:
+            done.append(self._encode_batch(waiting))
+        rows_ND = torch.cat(done).cpu().numpy() if done else np.zeros((0, self.clip.embed_dim), np.float16)
+        self._check(rows_ND)
+        ends = np.cumsum(counts)
+        return [rows_ND[end - count:end] for count, end in zip(counts, ends)]
+
+    def _encode_batch(self, parts: list[Tensor]) -> Tensor:
+        scales = parts[0].shape[1]
+        pixels = torch.cat([part.flatten(0, 1) for part in parts])
+        if self.clip.device.type == "cuda":
+            pixels = pixels.pin_memory().to(self.clip.device, non_blocking=True)
+        raw = self.clip.encode_image(normalize_pixels(pixels, self.clip.mean, self.clip.std))
+        return combine_scales(raw.unflatten(0, (-1, scales))).half()
+
+    def _check(self, rows_ND: np.ndarray) -> None:
+        lengths = np.linalg.norm(rows_ND.astype(np.float32), axis=1)
+        if not np.allclose(lengths, 1.0, atol=1e-2):
+            raise UserError(f"CLIP {self.clip.name} gives embeddings that are not finite or are zero; check its "
+                            "weights, and use precision fp32 if it ran in half precision")

@@ -1,0 +1,119 @@
+"""Region embeddings: scales summed raw and then normalised, in batches that run across images."""
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from ovd.clip.crops import CropRecipe, crop_windows
+from ovd.clip.regions import RegionEncoder, combine_scales, normalize_pixels
+from ovd.clip.towers import ClipModel
+from ovd.errors import UserError
+
+CONFIG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def clip() -> ClipModel:
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**CONFIG).eval()
+    return ClipModel("tiny", model, open_clip.SimpleTokenizer(context_length=24), 32, open_clip.OPENAI_DATASET_MEAN,
+                     open_clip.OPENAI_DATASET_STD, "sha256:tiny", True, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    rng = np.random.default_rng(0)
+    scenes = []
+    for count in (3, 0, 7, 1):
+        image = Image.fromarray(rng.integers(0, 256, (48, 60, 3), dtype=np.uint8))
+        corners = rng.uniform([0, 0], [40, 30], (count, 2))
+        scenes.append((image, np.hstack([corners, corners + rng.uniform(4, 18, (count, 2))]).astype(np.float32)))
+    return scenes
+
+
+def plain_embedding(clip, image, box, recipe):
+    """One box, one crop at a time, from the formula: normalise(sum over scales of CLIP(crop))."""
+    transform = open_clip.image_transform(clip.image_size, is_train=False, mean=clip.mean, std=clip.std)
+    total = 0
+    for window in crop_windows(np.array([box]), image.width, image.height, recipe)[0]:
+        with torch.no_grad():
+            total = total + clip.model.encode_image(transform(image.crop(tuple(window)))[None])[0].double()
+    return (total / total.norm()).numpy()
+
+
+def test_embedding_is_the_normalised_sum_of_raw_embeddings(clip, scenes):
+    recipe = CropRecipe()
+    encoder = RegionEncoder(clip, recipe)
+    for image, boxes in scenes:
+        rows = encoder(image, boxes)
+        assert rows.dtype == np.float16 and rows.shape == (len(boxes), 32)
+        for row, box in zip(rows, boxes):
+            np.testing.assert_allclose(row, plain_embedding(clip, image, box, recipe), atol=1e-3)
+
+
+def test_longer_raw_embeddings_count_for_more():
+    raw = torch.tensor([[[3.0, 0.0], [0.0, 4.0]]])
+    torch.testing.assert_close(combine_scales(raw), torch.tensor([[0.6, 0.8]]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 1000])
+def test_packing_across_images_changes_nothing(clip, scenes, batch_size):
+    alone = RegionEncoder(clip, CropRecipe())
+    packed = RegionEncoder(clip, CropRecipe(), batch_size=batch_size)
+    rows = packed.encode(packed.cropper(image, boxes) for image, boxes in scenes)
+    assert [len(part) for part in rows] == [len(boxes) for _, boxes in scenes]
+    for part, (image, boxes) in zip(rows, scenes):
+        np.testing.assert_allclose(part, alone(image, boxes), atol=2e-3)
+
+
+def test_forward_passes_have_the_batch_size_but_for_the_last(clip, scenes, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(ClipModel, "encode_image",
+                        lambda self, pixels: sizes.append(len(pixels)) or torch.ones(len(pixels), 32))
+    encoder = RegionEncoder(clip, CropRecipe(), batch_size=8)
+    encoder.encode(encoder.cropper(image, boxes) for image, boxes in scenes)
+    assert sizes == [8, 8, 6]  # 11 boxes, two crops each
+
+
+def test_the_same_sequence_gives_the_same_bytes(clip, scenes):
+    runs = []
+    for _ in range(2):
+        encoder = RegionEncoder(clip, CropRecipe(), batch_size=6)
+        runs.append(encoder.encode(encoder.cropper(image, boxes) for image, boxes in scenes))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(*runs))
+
+
+def test_another_cropper_can_take_the_seam(clip, scenes):
+    class Grey:
+        recipe, side = CropRecipe(), 32
+
+        def __call__(self, image, boxes):
+            return torch.full((len(boxes), 2, 3, 32, 32), 128, dtype=torch.uint8)
+
+    rows = RegionEncoder(clip, CropRecipe(), cropper=Grey())(*scenes[0])
+    assert (rows == rows[0]).all()
+
+
+def test_pixels_are_normalised_in_clips_order():
+    pixels = torch.arange(12, dtype=torch.uint8).view(1, 3, 2, 2) * 20
+    mean, std = torch.tensor([.1, .2, .3]).view(3, 1, 1), torch.tensor([.5, .6, .7]).view(3, 1, 1)
+    expected = (pixels.float() / 255 - mean) / std
+    torch.testing.assert_close(normalize_pixels(pixels, (.1, .2, .3), (.5, .6, .7)), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0.0])
+def test_embeddings_that_mean_nothing_are_refused(clip, scenes, monkeypatch, value):
+    monkeypatch.setattr(ClipModel, "encode_image", lambda self, pixels: torch.full((len(pixels), 32), value))
+    with pytest.raises(UserError, match="tiny gives embeddings that are not finite or are zero"):
+        RegionEncoder(clip, CropRecipe())(*scenes[0])
+
+
+def test_bad_boxes_are_refused_before_the_model_runs(clip, scenes):
+    with pytest.raises(UserError, match="inverted"):
+        RegionEncoder(clip, CropRecipe())(scenes[0][0], np.array([[9, 9, 3, 3]], np.float32))
