@@ -32,12 +32,10 @@ def roi_pool_forward(
     """
     features, rois = at_least_float32(input), at_least_float32(rois)
     height, width = input.shape[2:]
-    bounds = [
-        _bin_bounds(rois[:, 1 + axis], rois[:, 3 + axis], spatial_scale, bins, limit)
-        for axis, bins, limit in ((1, pooled_height, height), (0, pooled_width, width))
-    ]
-    (top, bottom), (left, right) = ([edge.view(len(rois), 1, *shape) for edge in pair]
-                                    for pair, shape in zip(bounds, ((-1, 1), (1, -1)), strict=True))
+    top, bottom = _bin_bounds(rois[:, 2], rois[:, 4], spatial_scale, pooled_height, height)
+    left, right = _bin_bounds(rois[:, 1], rois[:, 3], spatial_scale, pooled_width, width)
+    top, bottom = top[:, None, :, None], bottom[:, None, :, None]
+    left, right = left[:, None, None], right[:, None, None]
     pixels, plane = features.flatten(), planes(rois, input.shape)
     best = features.new_full(output.shape, -torch.inf)
     taken = torch.full_like(best, -1, dtype=torch.int64)
