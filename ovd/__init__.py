@@ -5,7 +5,9 @@ PyTorch nor mmcv is imported until something asks for them.
 """
 
 from ovd.ops.extension import install as _install_operators
+from ovd.ops.optional import install as _install_stand_ins
 
 __version__ = "0.1.0"
 
 _install_operators()
+_install_stand_ins()
