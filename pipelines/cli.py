@@ -15,12 +15,14 @@ from ovd.errors import UserError, nearest
 # subcommand -> (module in this package, what it does)
 STAGES = {
     "shapes": ("shapes", "render the embedded benchmark"),
+    "shapes-clip": ("shapes_clip", "train the small CLIP of the embedded benchmark"),
     "build-zsl": ("splits", "write base-only and generalised annotation files"),
     "proposals": ("proposals", "extract, import and export region proposals"),
     "class-embeddings": ("class_embeddings", "CLIP text embeddings of class names"),
     "embed-regions": ("region_embeddings", "CLIP image embeddings of proposals"),
     "train": ("train", "train a detector or a proposal network"),
     "test": ("test", "evaluate a checkpoint"),
+    "zero-shot": ("zero_shot", "accuracy of a CLIP on ground-truth crops"),
     "report": ("report", "write the report page of a recipe's runs"),
     "run": ("recipe", "run a recipe: a chain of stages"),
 }

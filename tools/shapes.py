@@ -1,0 +1,8 @@
+"""Render the embedded benchmark; see pipelines/shapes.py."""
+
+import sys
+
+from pipelines.cli import run_stage
+
+if __name__ == "__main__":
+    sys.exit(run_stage("shapes"))
