@@ -1,13 +1,15 @@
 """Annotated images whose labels are positions in a split."""
 
 import colorsys
+import os
 from pathlib import Path
 
 import msgspec
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 
-from ovd.data.annotations import image_path, load_annotations
+from ovd.data.annotations import Category, image_path, load_annotations
+from ovd.data.images import check_image_file
 from ovd.data.transforms import check_followed
 from ovd.errors import UserError
 from ovd.stores.shards import RegionStore
@@ -18,21 +20,22 @@ from ovd.vocabulary.splits import Split, get_split
 class OpenVocabDataset(BaseDetDataset):
     """Images and boxes of a COCO or LVIS json; label ``i`` is class ``split.classes[i]``, base classes first.
 
-    Classes are matched by name, so a file with its original category ids serves as well as a rewritten one. Works inside
-    mmdet's ``ClassBalancedDataset`` (repeat factor sampling).
+    Classes are matched by name, so a file with its original category ids serves as well as a rewritten one. Works
+    inside mmdet's ``ClassBalancedDataset`` (repeat factor sampling).
 
     Args:
         ann_file: The json. This and all other paths are relative to ``data_root``.
         split: Name of a split, or a json file with one.
         region_store: Folder with the cached regions of the images, for a pipeline with ``LoadRegions``.
         data_prefix: ``img`` is the images' folder.
-        filter_cfg: In training, ``filter_empty_gt=True`` drops images without annotations of the split, and ``min_size``
-            those whose shorter side has fewer pixels.
+        filter_cfg: In training, ``filter_empty_gt=True`` drops images without annotations of the split, and
+            ``min_size`` those whose shorter side has fewer pixels.
         kwargs: As for mmdet's ``BaseDetDataset``.
 
     Raises:
-        UserError: The annotations are not valid; training annotations contain novel classes; categories of the split are
-            missing; the region store is missing or does not cover the images; its regions cannot follow the pipeline.
+        UserError: The annotations are not valid; training annotations contain novel classes; categories of the split
+            are missing; the region store is missing or does not cover the images; its regions cannot follow the
+            pipeline.
     """
 
     def __init__(self, *, ann_file: str, split: str | Split, region_store: str | None = None, data_root: str = "",
@@ -42,54 +45,58 @@ class OpenVocabDataset(BaseDetDataset):
             split = get_split(str(path) if path.is_file() else str(split))
         self.split = split
         self.region_store = None if region_store is None else RegionStore(Path(data_root, region_store))
-        metainfo = dict(classes=self.split.classes, split=self.split.name, num_base=self.split.num_base,
-                        palette=_palette(len(self.split.classes)))
-        super().__init__(ann_file=ann_file, data_root=data_root, data_prefix=data_prefix or dict(img=""),
-                         metainfo={**metainfo, **kwargs.pop("metainfo", {})}, **kwargs)
+        metainfo = {"classes": self.split.classes, "split": self.split.name, "num_base": self.split.num_base,
+                    "palette": _palette(len(self.split.classes))}
+        super().__init__(ann_file=ann_file, data_root=data_root, data_prefix=data_prefix or {"img": ""},
+                         metainfo={**metainfo, **(kwargs.pop("metainfo", None) or {})}, **kwargs)
         check_followed(self.pipeline.transforms)
         if self.region_store is None and any(type(step).__name__ == "LoadRegions" for step in self.pipeline.transforms):
-            raise UserError(f"{ann_file}: its pipeline loads regions, but the dataset has no region_store; set it to the "
-                            "folder that tools/region_embeddings.py wrote")
+            raise UserError(f"{ann_file}: its pipeline loads regions, but the dataset has no region_store; set it to "
+                            "the folder that tools/region_embeddings.py wrote")
 
     def load_data_list(self) -> list[dict]:
         """One record an image: ``img_id, img_path, height, width, instances``.
 
-        An instance has ``bbox`` (xyxy, original pixels), ``bbox_label``, ``ignore_flag`` (1 for crowds) and ``mask`` (COCO
-        polygons or run lengths; kept as json text until the image is used).
+        An instance has ``bbox`` (xyxy, original pixels), ``bbox_label``, ``ignore_flag`` (1 for crowds) and ``mask``
+        (polygons or run lengths; kept as json text until the image is used).
         """
         annotations = load_annotations(self.ann_file)
         labels = self._labels_by_category(annotations.categories)
         by_image = annotations.by_image()
-        records = []
-        for image in annotations.images:
-            instances = [
-                dict(bbox=_xyxy(ann.bbox), bbox_label=labels[ann.category_id], ignore_flag=int(ann.iscrowd),
-                     mask=bytes(ann.segmentation))
-                for ann in by_image.get(image.id, ())
-                if ann.category_id in labels and min(ann.bbox[2:]) >= 1
-            ]
-            records.append(dict(img_id=image.id, img_path=str(image_path(image, self.data_prefix["img"])),
-                                height=image.height, width=image.width, instances=instances))
-        self._check_no_novel(records)
+        records = [
+            {"img_id": image.id, "img_path": str(image_path(image, self.data_prefix["img"])), "height": image.height,
+             "width": image.width, "instances": [
+                 {"bbox": _xyxy(ann.bbox), "bbox_label": labels[ann.category_id], "ignore_flag": int(bool(ann.iscrowd)),
+                  "mask": bytes(ann.segmentation or b"null")}
+                 for ann in by_image[image.id] if ann.category_id in labels and min(ann.bbox[2:]) >= 1]}
+            for image in annotations.images
+        ]
+        self._check_instances(records)
+        _check_images_exist(records, self.ann_file)
         return records
 
-    def _labels_by_category(self, categories) -> dict[int, int]:
-        by_id = {category.id: self.split.label(category.name) for category in categories if category.name in self.split}
-        missing = [name for label, name in enumerate(self.split.classes) if label not in by_id.values()]
+    def _labels_by_category(self, categories: list[Category]) -> dict[int, int]:
+        known = (category for category in categories if category.name in self.split)
+        by_id = {category.id: self.split.label(category.name) for category in known}
+        needed = self.split.classes if self.test_mode else self.split.base
+        missing = [name for label, name in enumerate(needed) if label not in by_id.values()]
         if missing:
-            raise UserError(f"{self.ann_file}: no category for {len(missing)} of the {len(self.split.classes)} classes of split "
+            raise UserError(f"{self.ann_file}: no category for {len(missing)} of {len(needed)} classes of split "
                             f"{self.split.name}, the first is {missing[0]!r}; is it a file of another dataset?")
         return by_id
 
-    def _check_no_novel(self, records: list[dict]) -> None:
-        if self.test_mode:
-            return
+    def _check_instances(self, records: list[dict]) -> None:
+        """Novel classes must not be trained on, and masks must be there where the pipeline wants them."""
+        with_mask = any(getattr(step, "with_mask", False) for step in self.pipeline.transforms)
         for record in records:
             for instance in record["instances"]:
-                if instance["bbox_label"] >= self.split.num_base:
+                if not self.test_mode and instance["bbox_label"] >= self.split.num_base:
                     name = self.split.classes[instance["bbox_label"]]
-                    raise UserError(f"{self.ann_file}: image {record['img_id']} has an annotation of the novel class {name!r}; "
-                                    "train on the base-only file that tools/build_zsl_dataset.py writes")
+                    raise UserError(f"{self.ann_file}: image {record['img_id']} has an annotation of the novel class "
+                                    f"{name!r}; train on the base-only file that tools/build_zsl_dataset.py writes")
+                if with_mask and instance["mask"] == b"null":
+                    raise UserError(f"{self.ann_file}: image {record['img_id']} has an annotation without a mask; set "
+                                    "with_mask=False in LoadAnnotations and mask_head=None in the model, or add masks")
 
     def filter_data(self) -> list[dict]:
         """In training, drop images by ``filter_cfg``; the rest must have regions where there is a store."""
@@ -104,14 +111,22 @@ class OpenVocabDataset(BaseDetDataset):
     def _check_regions(self, records: list[dict]) -> None:
         if self.region_store is None:
             return
+        if self.region_store.kind != "regions":
+            raise UserError(f"{self.region_store.path}: a store of {self.region_store.kind} has no embeddings; run "
+                            "tools/region_embeddings.py and set region_store to its output")
         missing = [record["img_id"] for record in records if record["img_id"] not in self.region_store]
         if missing:
-            raise UserError(f"{self.ann_file}: {len(missing)} of {len(records)} images are not in its region store, the first "
-                            f"is {missing[0]}; run tools/region_embeddings.py for this annotation file")
+            raise UserError(f"{self.ann_file}: {len(missing)} of {len(records)} images are not in its region store, "
+                            f"the first is {missing[0]}; run tools/region_embeddings.py for this annotation file")
 
     def get_data_info(self, idx: int) -> dict:
-        """An image's record with its masks decoded, and the region store for ``LoadRegions``."""
+        """An image's record with its masks decoded, and the region store for ``LoadRegions``.
+
+        Raises:
+            UserError: The image file is cut off or no image.
+        """
         record = super().get_data_info(idx)
+        check_image_file(record["img_path"])
         for instance in record["instances"]:
             instance["mask"] = msgspec.json.decode(instance["mask"])
         record["region_store"] = self.region_store
@@ -120,6 +135,18 @@ class OpenVocabDataset(BaseDetDataset):
     def get_cat_ids(self, idx: int) -> list[int]:
         """Labels in the image, for repeat factor sampling."""
         return [instance["bbox_label"] for instance in super().get_data_info(idx)["instances"]]
+
+
+def _check_images_exist(records: list[dict], ann_file: str) -> None:
+    """Refuse a dataset with missing image files; each folder is listed once."""
+    present: dict[str, set[str]] = {}
+    for record in records:
+        folder, name = os.path.split(record["img_path"])
+        if folder not in present:
+            present[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in present[folder]:
+            raise UserError(f"{record['img_path']}: no such image (image {record['img_id']} of {ann_file}); check "
+                            "data_root and data_prefix")
 
 
 def _xyxy(box) -> list[float]:

@@ -6,8 +6,8 @@ A pipeline of mmdet takes them by one more line after the annotations, and anoth
     ...,  # Resize, RandomCrop, RandomFlip, ...
     dict(type=PackRegions)  # instead of PackDetInputs
 
-mmdet's geometric transforms record what they did to the image in one matrix. The boxes follow at the end, by that matrix, so
-they cost the same whatever the pipeline, and the annotations' own path is not touched.
+mmdet's geometric transforms record what they did to the image in one matrix. The boxes follow at the end, by that
+matrix, so they cost the same whatever the pipeline, and the annotations' own path is not touched.
 
 Shapes: R regions of an image, D embedding width.
 """
@@ -37,8 +37,8 @@ FOLLOWED = (
 class LoadRegions(BaseTransform):
     """Read an image's cached boxes (original pixels) and embeddings from the dataset's ``region_store``, by image id.
 
-    Comes before the geometric transforms. Adds ``region_boxes`` (float32 ``[R, 4]`` xyxy) and ``region_embeddings`` (float16
-    ``[R, D]``, unit rows).
+    Comes before the geometric transforms. Adds ``region_boxes`` (float32 ``[R, 4]`` xyxy) and ``region_embeddings``
+    (float16 ``[R, D]``, unit rows).
 
     Args:
         top_k: Only the first so many regions, which have the highest proposal scores; None for all.
@@ -64,13 +64,14 @@ class PackRegions(PackDetInputs):
 
     Boxes are clipped to the image; regions that a crop has cut off are dropped, boxes and embeddings together.
 
-    Adds ``data_samples.regions``: ``bboxes`` (float32 ``[R, 4]``, pixels of the transformed image), ``embeddings`` (float16
-    ``[R, D]``).
+    Adds ``data_samples.regions``: ``bboxes`` (float32 ``[R, 4]``, pixels of the transformed image), ``embeddings``
+    (float16 ``[R, D]``).
 
     Args:
         max_regions: If more are left, a random choice of so many, from NumPy's generator, which mmengine seeds in each
             worker from the run's seed. Makes distillation cheaper; the loss stays the same in expectation.
-        min_size: Regions whose clipped width or height, in pixels of the transformed image, is not above this are dropped.
+        min_size: Regions whose clipped width or height, in pixels of the transformed image, is not above this are
+        dropped.
         kwargs: As for ``PackDetInputs``.
     """
 
@@ -85,7 +86,7 @@ class PackRegions(PackDetInputs):
         boxes, kept = move_boxes(results["region_boxes"], results.get("homography_matrix"), results["img_shape"],
                                  self.min_size)
         if self.max_regions is not None and len(kept) > self.max_regions:
-            chosen = np.sort(np.random.permutation(len(kept))[:self.max_regions])  # noqa: NPY002 (mmengine seeds this one)
+            chosen = np.sort(np.random.permutation(len(kept))[:self.max_regions])  # noqa: NPY002 (seeded by mmengine)
             boxes, kept = boxes[chosen], kept[chosen]
         packed["data_samples"].regions = InstanceData(
             bboxes=torch.from_numpy(boxes), embeddings=torch.from_numpy(results["region_embeddings"][kept]))
@@ -124,26 +125,26 @@ def check_followed(transforms: Sequence[Callable]) -> None:
         transforms: The built pipeline.
 
     Raises:
-        UserError: A transform between ``LoadRegions`` and ``PackRegions`` moves pixels without recording how, or a crop is
-            padded to more than it was (the boxes would be clipped to the padded image only).
+        UserError: A transform between ``LoadRegions`` and ``PackRegions`` moves pixels without recording how, or a
+            crop is padded to more than it was (the boxes would be clipped to the padded image only).
     """
     names = [type(transform).__name__ for transform in transforms]
     if "LoadRegions" not in names:
         if "PackRegions" in names:
-            raise UserError("pipeline: PackRegions without LoadRegions before it; put LoadRegions after LoadAnnotations")
+            raise UserError("pipeline: PackRegions needs LoadRegions before it; put that after LoadAnnotations")
         return
     if names[-1] != "PackRegions":
         raise UserError(f"pipeline: LoadRegions needs PackRegions as the last step, in place of {names[-1]}")
-    cropped_to = None
+    crop = None
     for transform in transforms[names.index("LoadRegions") + 1:-1]:
-        resize = getattr(transform, "resize", None)
-        culprit = resize if isinstance(resize, BaseTransform) and not isinstance(resize, Resize) else transform
-        if culprit is resize or not isinstance(transform, FOLLOWED):
-            raise UserError(f"pipeline: regions cannot follow {type(culprit).__module__}.{type(culprit).__name__}; between "
-                            "LoadRegions and PackRegions use mmdet's transforms that record their geometry: "
+        inner = getattr(transform, "resize", None)
+        culprit = inner if isinstance(inner, BaseTransform) and not isinstance(inner, Resize) else transform
+        if culprit is inner or not isinstance(transform, FOLLOWED):
+            raise UserError(f"pipeline: regions cannot follow {type(culprit).__module__}.{type(culprit).__name__}; "
+                            "between LoadRegions and PackRegions use mmdet's transforms that record their geometry: "
                             + ", ".join(kind.__name__ for kind in FOLLOWED))
         if isinstance(transform, RandomCrop):
-            cropped_to = transform.crop_size if transform.crop_type == "absolute" else ()
-        if isinstance(transform, Pad) and cropped_to is not None and tuple(cropped_to) != tuple(transform.size or (0, 0)):
-            raise UserError("pipeline: Pad after RandomCrop has to pad to the crop's size; otherwise leave padding to the "
-                            "data_preprocessor (pad_size_divisor, BatchFixedSizePad)")
+            crop = tuple(transform.crop_size) if transform.crop_type == "absolute" else ()
+        if isinstance(transform, Pad) and crop not in (None, transform.size and tuple(transform.size)):
+            raise UserError("pipeline: Pad after RandomCrop has to pad to the crop's size; otherwise leave padding to "
+                            "the data_preprocessor (pad_size_divisor, BatchFixedSizePad)")

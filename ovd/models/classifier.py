@@ -18,13 +18,13 @@ from ovd.vocabulary.splits import Split, get_split
 
 @MODELS.register_module()
 class CosineClassifier(nn.Module):
-    """``cos(region, class) / T`` for every class of a class head, and for a background row that is learned (ViLD, eq. 1).
+    """``cos(region, class) / T`` for each class of a class head and for a learned background row (ViLD, sec. 3.2).
 
-    In training, classes that are not base are masked: no annotation of theirs exists, so they must neither gain nor lose
-    probability from the softmax.
+    In training, classes that are not base are masked: no annotation of theirs exists, so they must neither gain nor
+    lose probability from the softmax.
 
-    The class embeddings are not part of the state dict: a checkpoint loads whatever the vocabulary of the model that it is
-    loaded into. The background row is.
+    The class embeddings are not part of the state dict: a checkpoint loads whatever the vocabulary of the model that
+    it is loaded into. The background row is.
 
     Args:
         class_head: File or object. None for a classifier that gets its vocabulary later, by :meth:`set_class_head`
@@ -48,8 +48,8 @@ class CosineClassifier(nn.Module):
         if class_head is not None and not isinstance(class_head, ClassHead):
             class_head = ClassHead.load(Path(data_root, class_head))
         if class_head is None and embed_dim is None:
-            raise UserError("a classifier needs a class head, or embed_dim to get one later: set class_head to the file that "
-                            "tools/class_embeddings.py wrote")
+            raise UserError("a classifier needs a class head, or embed_dim to get one later: set class_head to the "
+                            "file that tools/class_embeddings.py wrote")
         if split is not None and not isinstance(split, Split):
             path = Path(data_root, split)
             split = get_split(str(path) if path.is_file() else str(split))
@@ -58,7 +58,6 @@ class CosineClassifier(nn.Module):
         self.register_buffer("classes_CD", torch.zeros(0, self.embed_dim), persistent=False)
         self.names: tuple[str, ...] = ()
         self.num_base = 0
-        self.provenance: ClassHead | None = None
         if class_head is not None:
             self.set_class_head(class_head if split is None else class_head.select(split.classes))
             self.num_base = len(self.names) if split is None else split.num_base
@@ -82,15 +81,14 @@ class CosineClassifier(nn.Module):
         """
         weights = torch.as_tensor(head.weights, dtype=torch.float32)
         if weights.shape[-1] != self.embed_dim:
-            raise UserError(f"class head has embeddings of width {weights.shape[-1]}, the detector of width {self.embed_dim}: "
-                            "make the class head with the CLIP that made the region embeddings")
+            raise UserError(f"class head of width {weights.shape[-1]}, but the detector's embeddings have width "
+                            f"{self.embed_dim}: make it with the CLIP whose embeddings the detector was trained on")
         if head.norm != "cosine" or weights.shape[1] != 1:
-            raise UserError(f"class head of kind {head.norm}/{head.reduce} with {weights.shape[1]} vectors a class: the "
-                            "detector's classifier takes one vector a class, compared by cosine")
+            raise UserError(f"class head of kind {head.norm}/{head.reduce} with {weights.shape[1]} vectors a class: "
+                            "the detector's classifier takes one vector a class, compared by cosine")
         self.classes_CD = F.normalize(weights[:, 0], dim=-1).to(self.classes_CD.device)
         self.names = tuple(head.names)
         self.num_base = len(self.names)
-        self.provenance = head
 
     def forward(self, embeddings_ND: Tensor) -> Tensor:
         """Logits, float32 ``[N, K]``, background last (``[N, C]`` without one); also under autocast.
@@ -113,6 +111,6 @@ class CosineClassifier(nn.Module):
         return logits
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities ``[N, C]``: softmax with the background in the sum where there is one, then without it."""
+        """Class probabilities ``[N, C]``: softmax over all columns, the background's then left out."""
         return logits.float().softmax(dim=-1)[:, :self.num_classes]
 

@@ -16,8 +16,8 @@ from ovd.errors import UserError
 class ClipResNet(BaseModule):
     """The ModifiedResNet of a CLIP (Radford et al. 2021, sec. 2.4) without its attention pooling.
 
-    Stage ``i`` has ``4 * width * 2**i`` channels and stride ``4 * 2**i``: 64, 128, 256, 512 for a tower of width 16, and 256
-    to 2048 for RN50 (width 64). Inputs are RGB, normalised with CLIP's mean and standard deviation: see
+    Stage ``i`` has ``4 * width * 2**i`` channels and stride ``4 * 2**i``: 64, 128, 256, 512 for a tower of width 16,
+    and 256 to 2048 for RN50 (width 64). Inputs are RGB, normalised with CLIP's mean and standard deviation: see
     :func:`clip_normalisation` for the ``data_preprocessor``.
 
     Args:
@@ -37,8 +37,8 @@ class ClipResNet(BaseModule):
         super().__init__()
         tower = load_clip(pretrained, model=model).model.visual
         if not isinstance(tower, ModifiedResNet):
-            raise UserError(f"{pretrained}: its image tower is a {type(tower).__name__}; ClipResNet needs a ModifiedResNet "
-                            "(RN50, RN101, ..., or the shapes CLIP)")
+            raise UserError(f"{pretrained}: its image tower is a {type(tower).__name__}; ClipResNet needs a "
+                            "ModifiedResNet (RN50, RN101, ..., or the shapes CLIP)")
         self.stem = nn.Sequential(tower.conv1, tower.bn1, tower.act1, tower.conv2, tower.bn2, tower.act2, tower.conv3,
                                   tower.bn3, tower.act3, tower.avgpool)
         self.stages = nn.ModuleList([tower.layer1, tower.layer2, tower.layer3, tower.layer4])
@@ -83,5 +83,5 @@ CLIP_STD_255 = [68.5005327, 66.6321579, 70.32316305]
 
 
 def clip_normalisation() -> dict:
-    """Arguments of mmdet's ``DetDataPreprocessor`` that feed a tower of CLIP: its statistics in 0..255 units, RGB order."""
-    return dict(mean=CLIP_MEAN_255, std=CLIP_STD_255, bgr_to_rgb=True)
+    """Arguments of mmdet's ``DetDataPreprocessor`` for a tower of CLIP: its statistics in 0..255 units, RGB order."""
+    return {"mean": CLIP_MEAN_255, "std": CLIP_STD_255, "bgr_to_rgb": True}

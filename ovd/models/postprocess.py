@@ -3,7 +3,6 @@
 Shapes: N boxes, C classes, M candidates (box, class) pairs.
 """
 
-import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
 from torchvision.ops import nms
@@ -13,10 +12,10 @@ def class_wise_nms(boxes_N4: Tensor, scores_NC: Tensor, score_thr: float, iou_th
                    max_per_image: int) -> InstanceData:
     """The best ``max_per_image`` detections after non-maximum suppression within each class.
 
-    The boxes are class-agnostic, so N x C boxes are never made: candidates are (box, class) pairs above the threshold, and
-    suppression starts with the highest few thousand of them. A candidate can only be suppressed by a higher one, so as soon
-    as ``max_per_image`` of those survive, the answer is what suppression over all candidates would give; otherwise more
-    are taken.
+    The boxes are class-agnostic, so N x C boxes are never made: candidates are (box, class) pairs above the
+    threshold, and suppression starts with the highest few thousand of them. A candidate can only be suppressed by a
+    higher one, so as soon as ``max_per_image`` of those survive, the answer is what suppression over all candidates
+    would give; otherwise more are taken.
 
     Args:
         boxes_N4: xyxy in pixels.
@@ -43,7 +42,7 @@ def class_wise_nms(boxes_N4: Tensor, scores_NC: Tensor, score_thr: float, iou_th
 
 
 def _suppress(boxes_M4: Tensor, scores_M: Tensor, labels_M: Tensor, iou_threshold: float) -> Tensor:
-    """Kept rows by falling score. Classes are moved apart; in double precision, as far offsets would round the boxes."""
+    """Kept rows by falling score. Classes are moved apart, in double precision: far offsets would round the boxes."""
     if not len(boxes_M4):
         return labels_M
     boxes_M4 = boxes_M4.double()

@@ -14,9 +14,9 @@ class ViLD(MaskRCNN):
     """Open-vocabulary Mask R-CNN (Gu et al., "Open-vocabulary Object Detection via Vision and Language Knowledge
     Distillation", ICLR 2022).
 
-    Layers with ``SyncBN`` need no other config on one device: mmengine's runner turns them into plain batch normalisation
-    when the run is not distributed. (Several CPU processes over gloo have to do that themselves, with
-    ``mmengine.model.revert_sync_batchnorm``: PyTorch's SyncBatchNorm works on accelerators only.)
+    Layers with ``SyncBN`` need no other config on one device or on CPUs: mmengine's runner turns them into plain batch
+    normalisation when the run is not distributed, and :mod:`ovd.engine.runner` for several CPU processes, as PyTorch's
+    SyncBatchNorm works on accelerators only.
 
     Args:
         mode: ``"text"``, ``"image"`` or ``"both"``: what the box head learns from (see

@@ -16,8 +16,8 @@ from ovd.stores.class_heads import ClassHead
 class ViLDBBoxHead(ConvFCBBoxHead):
     """mmdet's box head whose last class layer is a projection to CLIP's space and a classifier there (ViLD, fig. 3).
 
-    ``num_shared_convs`` and ``num_shared_fcs`` (4 and 1 in DetPro and OADP) and the widths are configurable as in mmdet;
-    there is no separate class branch, since the same features serve classes, distillation and regression.
+    ``num_shared_convs`` and ``num_shared_fcs`` (4 and 1 in DetPro and OADP) and the widths are configurable as in
+    mmdet; there is no separate class branch, since the same features serve classes, distillation and regression.
 
     Args:
         classifier: Config of :class:`~ovd.models.classifier.CosineClassifier`.
@@ -34,7 +34,7 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         self.classify = classify
         self.projection = nn.Linear(self.cls_last_dim, classifier.embed_dim)
         if kwargs.get("init_cfg") is None:
-            self.init_cfg += [dict(type="Xavier", distribution="uniform", override=dict(name="projection"))]
+            self.init_cfg += [{"type": "Xavier", "distribution": "uniform", "override": {"name": "projection"}}]
 
     def set_class_head(self, head: ClassHead) -> None:
         """Replace the vocabulary (:meth:`CosineClassifier.set_class_head`)."""

@@ -1,7 +1,7 @@
 """Mask R-CNN's second stage with distillation in training and diagnostics at test.
 
-Shapes: N sampled RoIs or proposals, R cached regions (both of all images of the batch), G ground-truth boxes, D embedding
-width, C classes, K logits.
+Shapes: N sampled RoIs or proposals, R cached regions (both of all images of the batch), G ground-truth boxes, D
+embedding width, C classes, K logits.
 """
 
 import torch
@@ -32,13 +32,13 @@ class ViLDRoIHead(StandardRoIHead):
     head has batch normalisation, its statistics are those of what it sees at test: proposals. (Two passes would be
     normalised with two sets of statistics in training, and with one running mixture of them at test.)
 
-    Features are cast to float32 before RoIAlign: RoI coordinates take the features' type there, and half precision would
-    round them by up to half a pixel (bfloat16: several pixels).
+    Features are cast to float32 before RoIAlign: RoI coordinates take the features' type there, and half precision
+    would round them by up to half a pixel (bfloat16: several pixels).
 
     Args:
         mode: ``"text"`` (classification only), ``"image"`` (distillation only) or ``"both"``.
-        distillation: Config of :class:`~ovd.models.losses.RegionDistillationLoss`; None for its defaults. Not used where
-            ``mode`` is ``"text"``.
+        distillation: Config of :class:`~ovd.models.losses.RegionDistillationLoss`; None for its defaults. Not used
+            where ``mode`` is ``"text"``.
         kwargs: As for mmdet's ``StandardRoIHead``. ``test_cfg.diagnostics=True`` adds ``pred_one_label`` and
             ``gt_pred_labels`` to the data samples.
     """
@@ -47,11 +47,13 @@ class ViLDRoIHead(StandardRoIHead):
         if mode not in MODES:
             raise UserError(f"ViLD mode {mode!r} is not one of {', '.join(MODES)}")
         super().__init__(**kwargs)
+        if self.with_mask and not self.mask_head.class_agnostic:
+            raise UserError("the mask head must be class-agnostic to serve any vocabulary: set class_agnostic=True")
         self.mode = mode
         self.bbox_head.classify = mode != "image"
         self.distillation = None
         if mode != "text":
-            self.distillation = MODELS.build(distillation or dict(type=RegionDistillationLoss))
+            self.distillation = MODELS.build(distillation or {"type": RegionDistillationLoss})
 
     def loss(self, x: tuple[Tensor], rpn_results_list: InstanceList, batch_data_samples: SampleList) -> dict:
         """Losses of both heads, and ``loss_distill`` where the mode asks for it.
@@ -92,7 +94,7 @@ class ViLDRoIHead(StandardRoIHead):
         if regions is not None:
             teacher_RD = torch.cat([image.embeddings for image in regions])
             losses["loss_distill"] = self.distillation(embeddings[count:], teacher_RD)
-        return dict(loss_bbox=losses, bbox_feats=features[:count])
+        return {"loss_bbox": losses, "bbox_feats": features[:count]}
 
     def predict(self, x: tuple[Tensor], rpn_results_list: InstanceList, batch_data_samples: SampleList,
                 rescale: bool = False) -> InstanceList:
@@ -101,7 +103,8 @@ class ViLDRoIHead(StandardRoIHead):
         With ``test_cfg.diagnostics``, from the same pass, on the data samples:
 
         - ``pred_one_label``: detections where every RoI votes for its highest class only (no masks);
-        - ``gt_pred_labels``: long ``[g]``, the highest class at each box of ``gt_instances``, which are in original pixels.
+        - ``gt_pred_labels``: long ``[g]``, the highest class at each box of ``gt_instances``, which are in original
+        pixels.
 
         Args:
             rescale: Give boxes (and masks) in original pixels, not in input pixels.
@@ -122,13 +125,30 @@ class ViLDRoIHead(StandardRoIHead):
         for index, sample in enumerate(batch_data_samples if diagnose else []):
             voted = self._detect(rois[index], logits[index], deltas[index], metas[index], self.test_cfg, one_label)
             voted.bboxes = _rescaled(voted.bboxes, metas[index]) if rescale else voted.bboxes
+            del voted.roi_index
             sample.pred_one_label = voted
             sample.gt_pred_labels = logits[number + index][:, :self.bbox_head.num_classes].argmax(dim=1)
         if self.with_mask:
-            return self.predict_mask(x, metas, results, rescale=rescale)
-        for result, meta in zip(results, metas):
-            result.bboxes = _rescaled(result.bboxes, meta) if rescale else result.bboxes
+            self._add_masks(x, metas, results, rescale)
+        else:
+            for result, meta in zip(results, metas):
+                result.bboxes = _rescaled(result.bboxes, meta) if rescale else result.bboxes
+        for result in results:
+            del result.roi_index
         return results
+
+    def _add_masks(self, x: tuple[Tensor], metas: list[dict], results: list[InstanceData], rescale: bool) -> None:
+        """Masks of the detections, in place. Boxes and masks know no classes, so each RoI's is made and pasted once."""
+        distinct, indices = [], []
+        for result in results:
+            rois, index = result.roi_index.unique(return_inverse=True)
+            boxes = result.bboxes.new_empty(len(rois), 4)
+            boxes[index] = result.bboxes
+            distinct.append(InstanceData(bboxes=boxes, labels=torch.zeros_like(rois)))
+            indices.append(index)
+        distinct = self.predict_mask(x, metas, distinct, rescale=rescale)
+        for result, masked, index in zip(results, distinct, indices):
+            result.bboxes, result.masks = masked.bboxes[index], masked.masks[index]
 
     def _detect(self, rois: Tensor, logits_NK: Tensor, deltas_N4: Tensor, meta: dict, cfg: dict, filter_scores=None,
                 ) -> InstanceData:
@@ -146,8 +166,8 @@ def _full_precision(levels: tuple[Tensor]) -> tuple[Tensor]:
 
 def _regions_of(sample) -> InstanceData:
     if "regions" not in sample:
-        raise UserError("distillation needs cached regions, and the data has none: put LoadRegions and PackRegions into the "
-                        "training pipeline, or set mode='text'")
+        raise UserError("distillation needs cached regions, and the data has none: put LoadRegions and PackRegions "
+                        "into the training pipeline, or set mode='text'")
     return sample.regions
 
 
@@ -161,5 +181,8 @@ def _rescaled(boxes: Tensor, meta: dict) -> Tensor:
 
 
 def _gt_in_input_pixels(sample) -> Tensor:
+    if "bboxes" not in sample.get("gt_instances", ()):
+        raise UserError("diagnostics need ground-truth boxes: put LoadAnnotations after Resize in the test pipeline, "
+                        "or set test_cfg.rcnn.diagnostics=False")
     boxes = sample.gt_instances.bboxes
     return boxes * _scale(boxes, sample.metainfo)

@@ -26,8 +26,9 @@ model = dict(
         loss_bbox=dict(type=L1Loss, loss_weight=1.0)),
     train_cfg=dict(
         rpn=dict(
-            assigner=dict(type=MaxIoUAssigner, pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3, match_low_quality=True,
-                          ignore_iof_thr=-1),
+            assigner=dict(
+                type=MaxIoUAssigner, pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3, match_low_quality=True,
+                ignore_iof_thr=-1),
             sampler=dict(type=RandomSampler, num=256, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False),
             allowed_border=-1, pos_weight=-1, debug=False)),
     test_cfg=dict(

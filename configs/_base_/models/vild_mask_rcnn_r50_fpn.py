@@ -1,4 +1,4 @@
-"""ViLD on Mask R-CNN R50-FPN: class-agnostic boxes and masks, classes from a class head, distillation from cached regions.
+"""ViLD on Mask R-CNN R50-FPN: class-agnostic boxes and masks, a class head as classifier, distillation from a cache.
 
 A method's config sets ``model["mode"]`` and gives ``model["roi_head"]["bbox_head"]["classifier"]`` its ``class_head``,
 ``split`` and ``data_root``. Head as in DetPro and OADP: 4 convolutions and 1 fully connected layer, batch normalisation
@@ -55,14 +55,16 @@ model = dict(
             norm_cfg=norm_cfg, loss_mask=dict(type=CrossEntropyLoss, use_mask=True, loss_weight=1.0))),
     train_cfg=dict(
         rpn=dict(
-            assigner=dict(type=MaxIoUAssigner, pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3, match_low_quality=True,
-                          ignore_iof_thr=-1),
+            assigner=dict(
+                type=MaxIoUAssigner, pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3, match_low_quality=True,
+                ignore_iof_thr=-1),
             sampler=dict(type=RandomSampler, num=256, pos_fraction=0.5, neg_pos_ub=-1, add_gt_as_proposals=False),
             allowed_border=-1, pos_weight=-1, debug=False),
         rpn_proposal=dict(nms_pre=2000, max_per_img=1000, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0),
         rcnn=dict(
-            assigner=dict(type=MaxIoUAssigner, pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5, match_low_quality=True,
-                          ignore_iof_thr=-1),
+            assigner=dict(
+                type=MaxIoUAssigner, pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5, match_low_quality=False,
+                ignore_iof_thr=-1),
             sampler=dict(type=RandomSampler, num=512, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True),
             mask_size=28, pos_weight=-1, debug=False)),
     test_cfg=dict(
