@@ -126,7 +126,8 @@ def load_clip(pretrained: str, *, model: str | None = None, device: str | torch.
     clip = clip.eval().requires_grad_(False).to(device=device, dtype=torch_dtype)
     return ClipModel(
         name=pretrained, model=clip, tokenizer=tokenizer, image_size=size if isinstance(size, int) else int(size[0]),
-        mean=tuple(preprocess["mean"]), std=tuple(preprocess["std"]), fingerprint=digest, untrained=untrained,
+        mean=tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),  # a model of our own does not say
+        std=tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD), fingerprint=digest, untrained=untrained,
         device=torch.device(device), dtype=torch_dtype,
     )
 
