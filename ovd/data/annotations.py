@@ -1,0 +1,217 @@
+"""Annotation files in COCO or LVIS format: typed records, read and written quickly, checked where they enter.
+
+Masks stay the bytes of the file until somebody asks for them, so a gigabyte of polygons is neither parsed nor rebuilt.
+Fields that this module does not know are kept: record types grow to fit the file (:func:`load_annotations`).
+"""
+
+import gc
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from ovd.data import annotation_checks
+from ovd.errors import UserError
+from ovd.stores.atomic import atomic_write
+
+# Fields of the official files that nothing here looks into are kept as raw json. A field that a file does not have is
+# UNSET (false in conditions), and is not written either.
+
+
+class Image(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """An image: ``height`` and ``width`` in pixels; ``file_name`` (COCO) or ``coco_url`` (LVIS) or both."""
+
+    id: int
+    height: int
+    width: int
+    file_name: str | UnsetType = UNSET
+    coco_url: str | UnsetType = UNSET
+    flickr_url: Raw | UnsetType = UNSET
+    license: Raw | UnsetType = UNSET
+    date_captured: Raw | UnsetType = UNSET
+    neg_category_ids: list[int] | UnsetType = UNSET
+    not_exhaustive_category_ids: list[int] | UnsetType = UNSET
+
+
+class Annotation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """An object: ``bbox`` is x, y, width, height and ``area`` the mask's, in pixels of the original image."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    area: float
+    crowd_flag: Literal[0, 1] | UnsetType = msgspec.field(default=UNSET, name="iscrowd")
+    mask_json: Raw | UnsetType = msgspec.field(default=UNSET, name="segmentation")
+
+    @property
+    def iscrowd(self) -> int:
+        """1 where one record outlines a crowd of objects; LVIS files, which have no crowds, lack the field."""
+        return self.crowd_flag or 0
+
+    @property
+    def segmentation(self) -> Raw:
+        """The mask as the json of the file; ``null`` where there is none."""
+        return self.mask_json or _NULL
+
+    def mask(self) -> list[list[float]] | dict | None:
+        """Polygons (lists of x, y, x, y, ...), a run-length encoding (``counts``, ``size``), or None without a mask."""
+        try:
+            return msgspec.json.decode(self.segmentation, type=list[list[float]] | dict | None)
+        except msgspec.DecodeError as error:
+            raise UserError(
+                f"annotation {self.id} of image {self.image_id}: its segmentation is neither a list of polygons nor "
+                f"a run-length encoding ({error})"
+            ) from None
+
+
+_NULL = Raw(b"null")
+
+
+class Category(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A class; the last five fields are those of LVIS."""
+
+    id: int
+    name: str
+    supercategory: Raw | UnsetType = UNSET
+    synset: str | UnsetType = UNSET
+    synonyms: list[str] | UnsetType = UNSET
+    frequency: str | UnsetType = UNSET
+    image_count: int | UnsetType = UNSET
+    instance_count: int | UnsetType = UNSET
+
+
+@dataclass
+class Annotations:
+    """The records of an annotation file, in its order. ``skipped`` says which were left out on request, and why."""
+
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: list[Category]
+    skipped: list[str] = field(default_factory=list)
+
+    def by_image(self) -> dict[int, list[Annotation]]:
+        """Annotations of every image, by image id; an image without any has an empty list."""
+        grouped: dict[int, list[Annotation]] = {image.id: [] for image in self.images}
+        for annotation in self.annotations:
+            grouped[annotation.image_id].append(annotation)
+        return grouped
+
+    def save(self, path: str | Path) -> None:
+        """Write compact json with the keys images, annotations, categories; whole or not at all."""
+        with atomic_write(path) as temporary:
+            self.write(temporary)
+
+    def write(self, path: str | Path) -> None:
+        """As :meth:`save`, straight to ``path``."""
+        with open(path, "wb") as file:
+            separator = b"{"
+            for key in ("images", "annotations", "categories"):
+                file.write(separator + b'"%s":[' % key.encode())
+                for index, chunk in enumerate(_encoded_chunks(getattr(self, key))):
+                    file.write(b"," + chunk if index else chunk)
+                separator = b"],"
+            file.write(b"]}")
+
+
+def _encoded_chunks(records: list, size: int = 8192) -> Iterator[bytes]:
+    """Records as compact json without the list's brackets, a few megabytes at a time."""
+    encoder = msgspec.json.Encoder()
+    remaining = iter(records)
+    while chunk := list(islice(remaining, size)):
+        yield msgspec.json.format(encoder.encode(chunk), indent=-1)[1:-1]
+
+
+def load_annotations(
+    path: str | Path, *, check: bool = True, on_error: Literal["stop", "skip"] = "stop"
+) -> Annotations:
+    """Read a COCO or LVIS annotation file.
+
+    Types and required fields are always checked; ``check`` adds ids (unique, and known where referred to) and boxes
+    (not NaN, inverted, of zero area, or wholly outside their image; partly overhanging ones are common and fine).
+
+    Args:
+        on_error: ``"stop"`` raises UserError at the first kind of mistake; ``"skip"`` leaves out annotations that have
+            an unusable box or belong to an unknown image or category, and lists them in ``Annotations.skipped``.
+
+    Raises:
+        UserError: one line that names the file and the record.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the annotation file {path}: {error.strerror or error}") from None
+    with _no_garbage_collection():
+        loaded = _load(path, content, on_error)
+        if check:
+            annotation_checks.check(path, loaded, on_error)
+    return loaded
+
+
+def _load(path: Path, content: bytes, on_error: str, skipped: Sequence[str] = ()) -> Annotations:
+    try:
+        images, annotations, categories = _decode(content)
+    except msgspec.DecodeError as error:
+        if annotation_checks.has_non_finite(content, error):
+            content, skipped = annotation_checks.without_non_finite(path, content, on_error)
+            return _load(path, content, on_error, skipped)
+        raise annotation_checks.explain(path, content, error) from None
+    return Annotations(images, annotations, categories, list(skipped))
+
+
+@contextmanager
+def _no_garbage_collection():
+    """Millions of new objects, no cycles: the collector would only walk over them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+_UNKNOWN = re.compile(r"unknown field `(.*)` - at `\$\.(images|annotations|categories)\[\d+\]`$", re.DOTALL)
+_MOST_EXTRA_FIELDS = 100
+
+
+def _decode(content: bytes) -> tuple[list[Image], list[Annotation], list[Category]]:
+    """Decode the three lists. Fields that the record types lack are added to them, as raw json, until the file fits."""
+    bases = {"images": Image, "annotations": Annotation, "categories": Category}
+    extra: dict[str, list[str]] = {key: [] for key in bases}
+    while True:
+        fields = [(key, list[_with_fields(base, extra[key])]) for key, base in bases.items()]
+        try:
+            file = msgspec.json.decode(content, type=msgspec.defstruct("AnnotationFile", fields))
+        except msgspec.ValidationError as error:
+            unknown = _UNKNOWN.search(str(error))
+            if not unknown or sum(map(len, extra.values())) >= _MOST_EXTRA_FIELDS:
+                raise
+            extra[unknown[2]].append(unknown[1])
+        else:
+            return file.images, file.annotations, file.categories
+
+
+def _with_fields(base: type[msgspec.Struct], names: list[str]) -> type[msgspec.Struct]:
+    if not names:
+        return base
+    fields = [(f"extra_{i}", Raw | UnsetType, msgspec.field(default=UNSET, name=name)) for i, name in enumerate(names)]
+    return msgspec.defstruct(base.__name__, fields, bases=(base,), gc=False, forbid_unknown_fields=True)
+
+
+def image_path(image: Image, root: str | Path) -> Path:
+    """Where the image lies under ``root``.
+
+    Every list of LVIS mixes images of two COCO folders, so ``coco_url`` (``.../train2017/000000000009.jpg``) counts
+    where there is no ``file_name``.
+    """
+    if image.file_name:
+        return Path(root) / image.file_name
+    return Path(root, *image.coco_url.split("/")[-2:])
