@@ -1,0 +1,95 @@
+"""Checks of a config's input files before any work is spent, and their fingerprints."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from ovd.engine.config import walk
+from ovd.errors import UserError
+from ovd.stores.manifest import fingerprint
+
+# what makes each kind of input
+REMEDIES = {
+    "ann_file": "make it with tools/build_zsl_dataset.py, or point --data-root at the dataset",
+    "region_store": "make it with tools/region_embeddings.py CONFIG",
+    "class_head": "make it with tools/class_embeddings.py",
+    "load_from": "download it, or set load_from=None",
+    "checkpoint": "download it, or set the init_cfg of that part of the model to None",
+    "pretrained": "give a file, or the name of a model",
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file or folder that a section of the config reads."""
+
+    kind: str
+    key: str
+    path: Path
+
+
+def find_inputs(cfg: Config, sections: tuple[str, ...]) -> list[Input]:
+    """The input files that ``sections`` of a config name, without repetitions.
+
+    Paths are relative to the ``data_root`` of their section, where it has one.
+    """
+    found = {}
+    for section in sections:
+        for entry in _inputs(cfg.get(section), section):
+            found.setdefault((entry.kind, entry.path), entry)
+    if "model" in sections and cfg.get("load_from"):
+        found["load_from", Path(cfg.load_from)] = Input("load_from", "load_from", Path(cfg.load_from))
+    return list(found.values())
+
+
+def check_inputs(inputs: list[Input]) -> None:
+    """Refuse inputs that are missing or do not belong together.
+
+    Raises:
+        UserError: a missing file; class heads and region stores of different widths or of different CLIPs.
+    """
+    for entry in inputs:
+        if not entry.path.exists():
+            raise UserError(f"{entry.path}: not found ({entry.key} of the config): {REMEDIES[entry.kind]}")
+    if not any(entry.kind in ("class_head", "region_store") for entry in inputs):
+        return
+    from ovd.stores.class_heads import ClassHead
+    from ovd.stores.shards import RegionStore
+    heads = {entry.path: ClassHead.load(entry.path) for entry in inputs if entry.kind == "class_head"}
+    stores = {entry.path: RegionStore(entry.path) for entry in inputs if entry.kind == "region_store"}
+    for store_path, store in stores.items():
+        if store.kind != "regions":
+            raise UserError(f"{store_path}: a store of {store.kind} has no embeddings: {REMEDIES['region_store']}")
+        for head_path, head in heads.items():
+            width = head.weights.shape[-1]
+            if width != store.dim:
+                raise UserError(f"{head_path} has width {width}, but {store_path} has width {store.dim}: "
+                                f"make both with the same CLIP")
+            ours, theirs = head.stats.get("clip"), store.manifest.inputs.get("clip")
+            if ours and theirs and ours != theirs:
+                raise UserError(f"{head_path} and {store_path} were made with different CLIPs "
+                                f"({ours[:15]}, {theirs[:15]}): make both with the same")
+
+
+def fingerprints(inputs: list[Input]) -> dict[str, str]:
+    """``{kind: fingerprint}``; inputs of one kind are numbered from the second on."""
+    result: dict[str, str] = {}
+    for entry in inputs:
+        number = sum(name.split(" ")[0] == entry.kind for name in result)
+        result[f"{entry.kind} {number + 1}" if number else entry.kind] = fingerprint(entry.path)
+    return result
+
+
+def _inputs(node: Any, section: str) -> Iterator[Input]:
+    for where, part in walk(node, section):
+        root = Path(part.get("data_root") or "")
+        for kind in ("ann_file", "region_store", "class_head"):
+            if isinstance(value := part.get(kind), str) and value:
+                yield Input(kind, f"{where}.{kind}", root / value)
+        for kind in ("checkpoint", "pretrained"):  # also names of models, and addresses
+            value = part.get(kind)
+            if isinstance(value, str) and "://" not in value and Path(value).suffix in (".pth", ".pt", ".safetensors"):
+                yield Input(kind, f"{where}.{kind}", Path(value))

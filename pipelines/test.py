@@ -1,0 +1,136 @@
+"""Evaluate a checkpoint: AP of boxes and masks for base, novel and all classes, in one generalised pass.
+
+Prints a table and writes metrics.json to the work directory. The vocabulary may be another than the one of training
+(--class-head). See ovd/evaluation/metric.py for what each figure is.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovd.engine.options import add_run_arguments
+from ovd.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``tools/test.py``."""
+    parser.add_argument("config", help="the config file")
+    parser.add_argument("checkpoint", help="the checkpoint, such as work_dirs/<config name>/final.pth")
+    parser.add_argument("--eval", nargs="+", metavar="KIND", help="bbox and / or segm (default: what the config says)")
+    parser.add_argument("--class-head", metavar="FILE", help="detect the classes of the split with this class head")
+    parser.add_argument("--diagnostics", action="store_true",
+                        help="also AP50 with one label a box, and accuracy at ground-truth boxes")
+    parser.add_argument("--out", metavar="FILE", help="write the detections: .json (COCO results) or .pkl (per image)")
+    parser.add_argument("--show-dir", metavar="DIR", help="write pictures of detections beside the ground truth")
+    parser.add_argument("--show-limit", type=int, default=50, metavar="N", help="how many pictures (default 50)")
+    parser.add_argument("--show-score", type=float, default=0.3, metavar="S", help="lowest score drawn (default 0.3)")
+    add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Entry point of ``tools/test.py`` and ``ovd test``."""
+    evaluate(args.config, args.checkpoint, kinds=args.eval, class_head=args.class_head, diagnostics=args.diagnostics,
+             out=args.out, show_dir=args.show_dir, show_limit=args.show_limit, show_score=args.show_score,
+             options=args.cfg_options, data_root=args.data_root, work_dir=args.work_dir, device=args.device,
+             launcher=args.launcher)
+    return 0
+
+
+def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str] | None = None,
+             class_head: str | Path | None = None, diagnostics: bool = False, out: str | Path | None = None,
+             show_dir: str | Path | None = None, show_limit: int = 50, show_score: float = 0.3,
+             options: Sequence[str] | Mapping[str, Any] = (), data_root: str | Path | None = None,
+             work_dir: str | Path | None = None, device: str = "auto", launcher: str = "none") -> dict[str, float]:
+    """Evaluate ``checkpoint`` on the test set of ``config``.
+
+    Args:
+        config, options, data_root, work_dir: see :func:`ovd.engine.config.load_config`.
+        checkpoint: a checkpoint of the config's model.
+        kinds: what to evaluate of ``bbox`` and ``segm``; by default what the config's evaluator says.
+        class_head: a class head file with the split's classes, instead of the config's.
+        diagnostics: also one-label AP50 and accuracy at ground-truth boxes.
+        out: file for the detections: ``.json`` or ``.pkl``.
+        show_dir: folder for pictures of detections beside the ground truth.
+        show_limit, show_score: how many pictures, and the lowest score that is drawn.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        launcher: ``pytorch`` in a process that torchrun started.
+
+    Returns:
+        ``{"base/ap50": per cent, ...}``, the figures that are also in ``<work_dir>/metrics.json``.
+
+    Raises:
+        UserError: wrong input.
+    """
+    from ovd.engine.config import load_config, resolve_types
+    from ovd.engine.hooks import PicturesHook
+    from ovd.engine.launch import choose_device, is_main, quiet, start_processes, stop_processes
+    from ovd.engine.preflight import check_inputs, find_inputs
+    from ovd.engine.runner import DetectionRunner
+    from ovd.evaluation.results import save_detections
+    from ovd.evaluation.table import ap_table
+
+    quiet()
+    start = time.perf_counter()
+    if out is not None and Path(out).suffix not in (".json", ".pkl"):
+        raise UserError(f"--out {out}: write a .json or a .pkl file")
+    torch_device = choose_device(device)
+    cfg = load_config(config, options, data_root, work_dir)
+    resolve_types(cfg)
+    _configure(cfg, checkpoint, kinds, class_head, diagnostics)
+    check_inputs(find_inputs(cfg, ("model", "test_dataloader")))
+    start_processes(launcher, torch_device)
+    try:
+        runner = DetectionRunner.from_config(cfg, torch_device, launcher)
+        if show_dir is not None:
+            runner.register_hook(PicturesHook(show_dir, show_limit, show_score))
+        metrics = runner.test()
+        if is_main():
+            metric = runner.test_evaluator.metrics[0]
+            if out is not None:
+                save_detections(out, metric.detections, metric.truth)
+            path = Path(cfg.work_dir, "metrics.json")
+            path.write_text(json.dumps({k: None if math.isnan(v) else v for k, v in metrics.items()}, indent=1) + "\n")
+            print(ap_table(metrics))
+            print(f"{len(metric.detections)} images in {time.perf_counter() - start:.0f} s: {path}")
+        return metrics
+    finally:
+        stop_processes()
+
+
+def _configure(cfg: "Config", checkpoint: str | Path, kinds: Sequence[str] | None, class_head: str | Path | None,
+               diagnostics: bool) -> None:
+    """Put what the command line says into the config, and leave out what belongs to training."""
+    from ovd.engine.checkpoints import read_checkpoint
+    from ovd.engine.config import walk
+
+    for section in ("model", "test_dataloader", "test_evaluator"):
+        if not cfg.get(section):
+            raise UserError(f"{cfg.filename}: nothing to test: the config has no {section}")
+    read_checkpoint(checkpoint)
+    cfg.load_from, cfg.resume = str(checkpoint), False
+    for _, part in walk(cfg.model):
+        if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
+            part["init_cfg"] = None
+    if kinds is not None:
+        cfg.test_evaluator.metric = tuple(kinds)
+    if class_head is not None:
+        users = [part for _, part in walk(cfg.model) if "class_head" in part]
+        if not users:
+            raise UserError(f"--class-head: {cfg.filename}: the model takes no class head")
+        for part in users:
+            part["class_head"] = str(Path(class_head).absolute())
+    if diagnostics:
+        rcnn = (cfg.model.get("test_cfg") or {}).get("rcnn")
+        if rcnn is None:
+            raise UserError(f"--diagnostics: {cfg.filename}: the model has no test_cfg.rcnn")
+        rcnn["diagnostics"] = True
+    for section in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "val_dataloader", "val_cfg",
+                    "val_evaluator"):
+        cfg[section] = None
