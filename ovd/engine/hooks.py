@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.runner import IterBasedTrainLoop
 from PIL import Image
 from tqdm import tqdm
 
@@ -53,6 +54,27 @@ class WatchBatchHook(Hook):
         self.images = [str(sample.metainfo.get("img_path", sample.metainfo.get("img_id", "?")))
                        for sample in data_batch["data_samples"]]
         seed_everything(runner.seed or 0, runner.iter, runner.rank)
+
+
+class ResumePointsHook(CheckpointHook):
+    """mmengine's CheckpointHook, whose interval is in the unit of the schedule: epochs, or iterations.
+
+    Args:
+        interval: by default every epoch, or every tenth of the iterations.
+        max_keep_ckpts: only so many are kept.
+        kwargs: as for mmengine's.
+    """
+
+    def __init__(self, interval: int | None = None, max_keep_ckpts: int = 2, **kwargs) -> None:
+        super().__init__(interval=interval or -1, max_keep_ckpts=max_keep_ckpts, **kwargs)
+
+    def before_train(self, runner: Any) -> None:
+        """Fit the interval and the names of the files to the schedule."""
+        self.by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
+        self.filename_tmpl = "epoch_{}.pth" if self.by_epoch else "iter_{}.pth"
+        if self.interval < 0:
+            self.interval = 1 if self.by_epoch else max(1, runner.max_iters // 10)
+        super().before_train(runner)
 
 
 class ProgressHook(Hook):

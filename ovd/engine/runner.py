@@ -46,6 +46,9 @@ class DetectionRunner(Runner):
         sections = ("train_dataloader", "val_dataloader", "test_dataloader", "train_cfg", "val_cfg", "test_cfg",
                     "auto_scale_lr", "optim_wrapper", "param_scheduler", "val_evaluator", "test_evaluator",
                     "default_hooks", "custom_hooks", "load_from", "visualizer", "log_processor")
+        loop = (cfg.get("train_cfg") or {}).get("type", "EpochBasedTrainLoop")
+        by_epoch = "Iter" not in getattr(loop, "__name__", loop)
+        cfg.log_processor = {"by_epoch": by_epoch, **(cfg.get("log_processor") or {})}
         return cls(device=device, model=cfg.model, work_dir=cfg.work_dir, launcher=launcher, cfg=cfg,
                    resume=cfg.get("resume", False), env_cfg=cfg.get("env_cfg", {}),
                    randomness=cfg.get("randomness", {"seed": None}), default_scope=cfg.get("default_scope", "mmdet"),
