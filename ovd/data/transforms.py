@@ -41,7 +41,7 @@ class LoadRegions(BaseTransform):
     (float16 ``[R, D]``, unit rows).
 
     Args:
-        top_k: Only the first so many regions, which have the highest proposal scores; None for all.
+        top_k: Only so many regions, those with the highest proposal scores; None for all.
     """
 
     def __init__(self, top_k: int | None = None) -> None:
@@ -49,9 +49,11 @@ class LoadRegions(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Add the two keys to ``results``."""
-        regions = results["region_store"][results["img_id"]]
-        results["region_boxes"] = regions.boxes[:self.top_k]
-        results["region_embeddings"] = regions.embeddings[:self.top_k]
+        regions = results["region_store"].view(results["img_id"])
+        rows = slice(None)
+        if self.top_k is not None and len(regions) > self.top_k:
+            rows = np.argsort(-regions.scores, kind="stable")[:self.top_k]
+        results["region_boxes"], results["region_embeddings"] = regions.boxes[rows], regions.embeddings[rows]
         return results
 
     def __repr__(self) -> str:

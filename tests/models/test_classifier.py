@@ -1,0 +1,134 @@
+"""The cosine classifier: numbers, masking, label order, vocabularies and checkpoints."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_vocabulary import NAMES, SPLIT, WIDTH, make_head
+
+from ovd.errors import UserError
+from ovd.models.classifier import CosineClassifier
+
+FLOOR = torch.finfo(torch.float32).min
+
+
+def embeddings(rows: int = 5) -> torch.Tensor:
+    return F.normalize(torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(5)), dim=-1)
+
+
+def slow_logit(row: list[float], other: list[float], temperature: float) -> float:
+    norm = math.sqrt(sum(x * x for x in other))
+    return sum(a * b for a, b in zip(row, other)) / norm / temperature
+
+
+def test_logits_are_cosines_over_the_temperature_of_the_phase():
+    classifier = CosineClassifier(make_head(), SPLIT, temperature_train=0.02, temperature_test=0.005)
+    rows = [*make_head().weights[:, 0].tolist(), classifier.background.tolist()]
+    for training, temperature in ((True, 0.02), (False, 0.005)):
+        classifier.train(training)
+        logits = classifier(embeddings())
+        for row, values in zip(embeddings().tolist(), logits.tolist()):
+            for column, (other, value) in enumerate(zip(rows, values)):
+                hidden = training and SPLIT.num_base <= column < len(NAMES)
+                expected = FLOOR if hidden else slow_logit(row, other, temperature)
+                assert value == pytest.approx(expected, rel=1e-4, abs=1e-3)
+
+
+def test_novel_logits_are_masked_in_training():
+    classifier = CosineClassifier(make_head(), SPLIT)
+    logits = classifier(embeddings())
+    probabilities = logits.softmax(-1)
+    assert (probabilities[:, SPLIT.num_base:len(NAMES)] == 0).all()
+    visible = torch.cat([logits[:, :SPLIT.num_base], logits[:, -1:]], 1)
+    labels = torch.tensor([0, 1, 2, 3, len(NAMES)])
+    loss = F.cross_entropy(logits, labels)
+    assert torch.isclose(loss, F.cross_entropy(visible, labels.clamp(max=SPLIT.num_base)))
+    loss.backward()
+    assert torch.isfinite(classifier.background.grad).all()
+
+
+def test_novel_logits_count_at_test():
+    classifier = CosineClassifier(make_head(), SPLIT).eval()
+    row = make_head().weights[5:6, 0]
+    assert classifier(row).argmax() == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_neither_rounds_logits_nor_moves_the_mask(dtype):
+    classifier = CosineClassifier(make_head(), SPLIT)
+    expected = classifier(embeddings())
+    with torch.autocast("cpu", dtype=dtype):
+        logits = classifier(embeddings())
+        loss = F.cross_entropy(logits, torch.zeros(5, dtype=torch.long))
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, expected)
+    assert (logits[:, SPLIT.num_base:len(NAMES)] == FLOOR).all()
+    assert torch.isfinite(loss)
+
+
+def test_labels_follow_the_split_whatever_the_order_of_the_file():
+    shuffled = make_head((*NAMES[::-1], "a class of no split"))
+    ours, theirs = CosineClassifier(make_head(), SPLIT), CosineClassifier(shuffled, SPLIT)
+    assert theirs.names == SPLIT.classes
+    assert torch.equal(ours.classes_CD, theirs.classes_CD)
+    assert theirs.num_base == 4
+
+
+def test_class_head_without_a_class_of_the_split_is_refused():
+    with pytest.raises(UserError, match="class f"):
+        CosineClassifier(make_head(NAMES[:-1]), SPLIT)
+
+
+def test_background_starts_as_a_small_random_row():
+    torch.manual_seed(0)
+    background = CosineClassifier(embed_dim=20_000).background.detach()
+    assert float(background.std()) == pytest.approx(0.01, rel=0.05)
+    assert abs(float(background.mean())) < 0.001
+
+
+def test_checkpoint_keeps_the_background_and_not_the_vocabulary():
+    trained = CosineClassifier(make_head(), SPLIT)
+    assert list(trained.state_dict()) == ["background"]
+    other = CosineClassifier(make_head(("x", "y")))
+    other.load_state_dict(trained.state_dict())
+    assert torch.equal(other.background, trained.background)
+    assert other.names == ("x", "y")
+
+
+def test_a_new_vocabulary_leaves_the_old_classes_logits():
+    classifier = CosineClassifier(make_head(), SPLIT).eval()
+    before = classifier(embeddings())
+    classifier.set_class_head(make_head(("new", *NAMES)))
+    after = classifier(embeddings())
+    assert classifier.num_classes == 7
+    assert torch.allclose(after[:, 1:], before, atol=1e-4)
+
+
+def test_a_vocabulary_of_another_width_is_refused():
+    classifier = CosineClassifier(make_head(), SPLIT)
+    with pytest.raises(UserError, match=f"width 5.*width {WIDTH}"):
+        classifier.set_class_head(make_head(width=5))
+
+
+def test_a_classifier_without_vocabulary_needs_a_width():
+    with pytest.raises(UserError, match="embed_dim"):
+        CosineClassifier()
+    assert CosineClassifier(embed_dim=WIDTH).eval()(embeddings()).shape == (5, 1)
+
+
+def test_probabilities_leave_room_for_the_background_only_where_there_is_one():
+    with_background = CosineClassifier(make_head(), SPLIT).eval()
+    without = CosineClassifier(make_head(), SPLIT, background=False).eval()
+    logits = with_background(embeddings())
+    assert torch.equal(with_background.probabilities(logits), logits.softmax(-1)[:, :-1])
+    assert torch.allclose(without.probabilities(without(embeddings())).sum(-1), torch.ones(5))
+    assert without(embeddings()).shape == (5, 6)
+
+
+def test_files_are_relative_to_the_data_root(tmp_path):
+    make_head().save(tmp_path / "head.safetensors")
+    SPLIT.save(tmp_path / "split.json")
+    classifier = CosineClassifier("head.safetensors", "split.json", data_root=str(tmp_path))
+    assert classifier.names == SPLIT.classes
+    assert torch.allclose(classifier.classes_CD, make_head().weights[:, 0])
