@@ -227,6 +227,10 @@ def difference(artefact: str | os.PathLike, stage: str, config: Mapping[str, Any
         manifest = Manifest.read(artefact)
     except UserError as error:
         return str(error).removeprefix(f"{artefact}: ")
+    return _other_recipe(manifest, stage, config, inputs) or _damage(artefact, manifest)
+
+
+def _other_recipe(manifest: Manifest, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str | None:
     if manifest.stage != stage:
         return f"was made by the stage {manifest.stage!r}, not {stage!r}"
     if changed := _changed_key(manifest.config, json.loads(canonical_json(config))):
@@ -234,6 +238,10 @@ def difference(artefact: str | os.PathLike, stage: str, config: Mapping[str, Any
     for name in sorted({*manifest.inputs, *inputs}):
         if reason := _changed_input(manifest, name, inputs.get(name)):
             return reason
+    return None
+
+
+def _damage(artefact: Path, manifest: Manifest) -> str | None:
     if broken := manifest.broken_file(artefact):
         return broken
     if not artefact.is_dir() and fingerprint(artefact) != manifest.content:
@@ -271,14 +279,16 @@ def current_or_remove(artefact: str | os.PathLike, stage: str, config: Mapping[s
                       overwrite: bool = False) -> bool:
     """True when the stage can be skipped; else clears the way and returns False.
 
-    ``overwrite`` removes an artefact, current or not, with its manifest. An unfinished store (a folder with a plan but
-    no manifest) is left as it is, to be gone on with. Raises UserError for a stale artefact without ``overwrite``.
+    ``overwrite`` removes an artefact, current or not, with its manifest. A store (a folder with a plan) that is
+    unfinished, or that lost shards, is left to be gone on with. Raises UserError for a stale artefact without
+    ``overwrite``, and for a folder that is no artefact.
     """
     artefact = Path(artefact)
-    finished = Manifest.path(artefact).exists()
-    if not artefact.is_dir() and not artefact.exists():  # a manifest alone is an interrupted publish
+    is_store = (artefact / "plan.json").exists()
+    if not artefact.exists():  # a manifest alone is an interrupted publish
         return False
-    if artefact.is_dir() and not finished and ((artefact / "plan.json").exists() or not any(artefact.iterdir())):
+    begun = artefact.is_dir() and not Manifest.path(artefact).exists()
+    if begun and (is_store or all(file.name.startswith(TEMPORARY) for file in artefact.iterdir())):
         return False
     if overwrite:
         remove(artefact)
@@ -286,6 +296,9 @@ def current_or_remove(artefact: str | os.PathLike, stage: str, config: Mapping[s
     reason = difference(artefact, stage, config, inputs)
     if reason is None:
         return True
+    if is_store and _other_recipe(Manifest.read(artefact), stage, config, inputs) is None:
+        Manifest.path(artefact).unlink()
+        return False
     raise UserError(f"{artefact}: exists but {reason}; pass --overwrite to rebuild it, or choose another output path")
 
 

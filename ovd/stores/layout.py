@@ -1,0 +1,190 @@
+"""One shard of a proposal or region store: an HDF5 file in CSR layout.
+
+    image_id  [n]     int64    ascending
+    offset    [n+1]   int64    rows of image i are offset[i]:offset[i+1]
+    boxes     [N, 4]  float32  x1 y1 x2 y2 in pixels of the original image
+    score     [N]     float32
+    embedding [N, D]  float16  unit rows (region stores only)
+
+All datasets are contiguous, so a reader maps the file into memory and slices rows. The same content gives the same
+bytes. Attributes: kind, plan (fingerprint of the store's plan) and sha256 (over the datasets).
+"""
+
+import hashlib
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ovd.errors import UserError
+from ovd.stores.manifest import canonical_json
+
+# |norm - 1| of a unit row after rounding to float16 stays below 5e-4; what is further off was not normalised
+UNIT_TOLERANCE = 5e-3
+
+_DATASETS = {"image_id": "<i8", "offset": "<i8", "boxes": "<f4", "score": "<f4", "embedding": "<f2"}
+
+
+@dataclass(eq=False)
+class Regions:
+    """The regions of one image.
+
+    Attributes:
+        boxes: [n, 4] float32, x1 y1 x2 y2 in pixels of the original image.
+        scores: [n] float32, in general descending.
+        embeddings: [n, D] float16 with unit rows, or None for proposals.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    embeddings: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def check(self, image_id: int, dim: int | None) -> "Regions":
+        """The same in storage types; UserError that names the image and the row for what must not be stored."""
+        boxes = np.ascontiguousarray(self.boxes, "<f4")
+        scores = np.ascontiguousarray(self.scores, "<f4")
+        where = f"image {image_id}"
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != (len(boxes),):
+            raise UserError(f"{where}: boxes {boxes.shape} and scores {scores.shape}, expected [n, 4] and [n]")
+        _refuse(~np.isfinite(boxes).all(1), where, "box", boxes, "is not finite")
+        _refuse((boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1]), where, "box", boxes,
+                "has no area (x1 y1 x2 y2)")
+        _refuse(~np.isfinite(scores), where, "score", scores, "is not finite")
+        if dim is None:
+            if self.embeddings is not None:
+                raise UserError(f"{where}: a proposal store takes no embeddings")
+            return Regions(boxes, scores)
+        if self.embeddings is None or self.embeddings.shape != (len(boxes), dim):
+            shape = None if self.embeddings is None else self.embeddings.shape
+            raise UserError(f"{where}: embeddings {shape}, expected ({len(boxes)}, {dim}): the store's width is {dim}")
+        embeddings = np.ascontiguousarray(self.embeddings, "<f2")
+        norms = np.linalg.norm(embeddings.astype(np.float32), axis=1)
+        _refuse(~(np.abs(norms - 1) <= UNIT_TOLERANCE), where, "embedding", norms, "is the norm, not 1: not a unit row")
+        return Regions(boxes, scores, embeddings)
+
+
+def _refuse(bad: np.ndarray, where: str, what: str, values: np.ndarray, problem: str) -> None:
+    if bad.any():
+        row = int(bad.argmax())
+        raise UserError(f"{where}: {what} {row}: {values[row].tolist()} {problem}")
+
+
+def encode_shard(regions: Mapping[int, Regions], kind: str, dim: int | None, plan: str) -> bytes:
+    """The bytes of a shard file that holds ``regions`` (image id -> checked regions); ids are sorted."""
+    ids = sorted(regions)
+    parts = [regions[i] for i in ids]
+    arrays = {
+        "image_id": np.array(ids, "<i8"),
+        "offset": np.cumsum([0, *map(len, parts)], dtype="<i8"),
+        "boxes": np.concatenate([p.boxes for p in parts]),
+        "score": np.concatenate([p.scores for p in parts]),
+    }
+    if dim is not None:
+        arrays["embedding"] = np.concatenate([p.embeddings for p in parts])
+    # Built in memory: a full disk then fails in a plain write, not inside the HDF5 library, and pages that HDF5 leaves
+    # unused are zero. Rows begin at multiples of 64 bytes, as copies from the memory map like it.
+    with h5py.File("shard", "w", driver="core", backing_store=False, libver=("earliest", "v108"), track_order=False,
+                   block_size=1 << 24, alignment_threshold=64, alignment_interval=64) as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, track_times=False)
+        file.attrs["kind"] = np.bytes_(kind)
+        file.attrs["plan"] = np.bytes_(plan)
+        file.attrs["sha256"] = np.bytes_(_digest(arrays))
+        file.flush()
+        return file.id.get_file_image()
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    sha = hashlib.sha256(canonical_json([[name, array.dtype.str, array.shape] for name, array in arrays.items()])
+                         .encode())
+    for array in arrays.values():
+        sha.update(np.ascontiguousarray(array).data)
+    return "sha256:" + sha.hexdigest()
+
+
+class Shard:
+    """A shard file opened for reading. The file is mapped, no HDF5 handle stays open, so a fork does no harm.
+
+    Raises: UserError that names the file when it is truncated or is not such a shard.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        try:
+            with h5py.File(path, "r", locking=False) as file:
+                self.kind = bytes(file.attrs["kind"]).decode()
+                self.plan = bytes(file.attrs["plan"]).decode()
+                self.sha256 = bytes(file.attrs["sha256"]).decode()
+                self.offset = file["offset"][:]
+                self.image_id = file["image_id"][:]
+                self._layout = {name: _place(file[name]) for name in _DATASETS if name in file}
+            self.size = path.stat().st_size
+            self._check()
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            reason = "is missing" if isinstance(error, FileNotFoundError) else \
+                f"is truncated or corrupt ({str(error).splitlines()[0][:120]})"
+            raise UserError(f"{path}: {reason}; delete it and run the stage again, which rebuilds only this shard") \
+                from error
+        self._arrays: dict[str, np.ndarray] | None = None
+
+    def _check(self) -> None:
+        rows = self._layout["boxes"][1][0]
+        if len(self.offset) != len(self.image_id) + 1 or self.offset[0] != 0 or self.offset[-1] != rows \
+                or (np.diff(self.offset) < 0).any() or self._layout["score"][1] != (rows,):
+            raise ValueError("offsets do not fit the rows")
+        for name, (place, shape, dtype) in self._layout.items():
+            if dtype != np.dtype(_DATASETS[name]):
+                raise ValueError(f"{name} is {dtype}")
+            if place is None and np.prod(shape):
+                raise ValueError(f"{name} is not contiguous")
+            if place is not None and place + int(np.prod(shape)) * dtype.itemsize > self.size:
+                raise ValueError(f"{name} ends after the file")
+
+    @property
+    def dim(self) -> int | None:
+        """Width of the embeddings; None for proposals."""
+        return self._layout["embedding"][1][1] if "embedding" in self._layout else None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All datasets as read-only views of the mapped file."""
+        if self._arrays is None:
+            with open(self.path, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._arrays = {
+                name: np.zeros(shape, dtype) if place is None else
+                np.frombuffer(mapped, dtype, int(np.prod(shape)), place).reshape(shape)
+                for name, (place, shape, dtype) in self._layout.items()}
+        return self._arrays
+
+    def unmap(self) -> None:
+        """Give the mapping back once no view of it is in use; the index stays."""
+        self._arrays = None
+
+    def regions(self, position: int) -> Regions:
+        """Read-only views of the rows of the image at ``position`` in this shard."""
+        arrays = self.arrays()
+        rows = slice(int(self.offset[position]), int(self.offset[position + 1]))
+        embeddings = arrays.get("embedding")
+        return Regions(arrays["boxes"][rows], arrays["score"][rows], None if embeddings is None else embeddings[rows])
+
+    def verify(self) -> None:
+        """Read everything; UserError when the content is not what was written."""
+        if _digest(self.arrays()) != self.sha256:
+            raise UserError(f"{self.path}: the checksum does not match, its content was damaged; "
+                            "delete it and run the stage again, which rebuilds only this shard")
+
+
+def _place(dataset: h5py.Dataset) -> tuple[int | None, tuple[int, ...], np.dtype]:
+    return dataset.id.get_offset(), dataset.shape, dataset.dtype
+
+
+def shard_name(shard: int, total: int) -> str:
+    """``shard-00012-of-00256.h5``"""
+    return f"shard-{shard:05d}-of-{total:05d}.h5"
