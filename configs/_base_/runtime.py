@@ -9,7 +9,8 @@ from ovd.engine.hooks import ProgressHook, ResumePointsHook
 
 default_scope = "mmdet"
 default_hooks = dict(
-    runtime_info=dict(type=RuntimeInfoHook), timer=dict(type=IterTimerHook), sampler_seed=dict(type=DistSamplerSeedHook),
+    runtime_info=dict(type=RuntimeInfoHook), timer=dict(type=IterTimerHook),
+    sampler_seed=dict(type=DistSamplerSeedHook),
     logger=dict(type=LoggerHook, interval=50), param_scheduler=dict(type=ParamSchedulerHook),
     checkpoint=dict(type=ResumePointsHook, interval=None, max_keep_ckpts=2), progress=dict(type=ProgressHook))
 env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
