@@ -92,7 +92,7 @@ class ViLDRoIHead(StandardRoIHead):
         losses = head.loss_and_target(head.classifier(embeddings[:count]) if head.classify else None,
                                       head.fc_reg(trunk[:count]), rois, sampling_results, self.train_cfg)["loss_bbox"]
         if regions is not None:
-            teacher_RD = torch.cat([image.embeddings for image in regions])
+            teacher_RD = torch.cat([image.embeddings.float() for image in regions])
             losses["loss_distill"] = self.distillation(embeddings[count:], teacher_RD)
         return {"loss_bbox": losses, "bbox_feats": features[:count]}
 
