@@ -1,0 +1,151 @@
+"""The metric as detectors use it: records per image, groups, diagnostics, files of detections, the printed table."""
+
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+from tiny_world import write_world
+
+from ovd.errors import UserError
+from ovd.evaluation.accuracy import group_accuracy
+from ovd.evaluation.average_precision import Detections, GroundTruth, group_ap
+from ovd.evaluation.metric import OpenVocabMetric, encode_masks
+from ovd.evaluation.results import save_detections
+from ovd.evaluation.table import ap_table
+
+BASE, NOVEL = ["red", "green", "blue"], ["yellow"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_world(tmp_path_factory.mktemp("world") / "data", BASE, NOVEL)
+
+
+def make_metric(world, **kwargs) -> OpenVocabMetric:
+    return OpenVocabMetric("annotations/val.json", "annotations/split.json", data_root=world, **kwargs)
+
+
+def perfect_samples(world, diagnostics: bool = True) -> list[dict]:
+    """Data samples as the evaluator passes them, whose detections are the ground truth."""
+    contents = json.loads((world / "annotations" / "val.json").read_text())
+    samples = []
+    for image in contents["images"]:
+        annotations = [a for a in contents["annotations"] if a["image_id"] == image["id"]]
+        xywh = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32)
+        boxes = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
+        labels = torch.tensor([a["category_id"] for a in annotations])
+        masks = [coco_mask.decode(coco_mask.frPyObjects(a["segmentation"], 64, 64))[:, :, 0] for a in annotations]
+        found = {"bboxes": boxes, "scores": torch.linspace(0.9, 0.5, len(boxes)), "labels": labels,
+                 "masks": torch.from_numpy(np.stack(masks)).bool()}
+        sample = {"img_id": image["id"], "pred_instances": found, "gt_instances": {"bboxes": boxes, "labels": labels}}
+        if diagnostics:
+            sample |= {"pred_one_label": dict(found), "gt_pred_labels": labels.clone()}
+        samples.append(sample)
+    return samples
+
+
+def evaluate(metric: OpenVocabMetric, samples: list[dict]) -> dict:
+    for sample in samples:
+        metric.process(None, [sample])
+    return metric.evaluate(len(samples))
+
+
+def test_perfect_detections_score_100_in_every_figure(world):
+    figures = evaluate(make_metric(world), perfect_samples(world))
+    names = ("ap", "ap50", "mask_ap", "mask_ap50", "top1_ap50", "accuracy")
+    assert set(figures) == {f"{group}/{name}" for group in ("base", "novel", "all") for name in names}
+    for name, value in figures.items():
+        assert value == pytest.approx(100), name
+
+
+def test_groups_and_diagnostics_are_measured_apart(world):
+    samples = perfect_samples(world)
+    for sample in samples:
+        novel = sample["gt_instances"]["labels"] == 3
+        sample["pred_instances"]["scores"][novel] = 0.01  # ranked last, but right
+        one_label = {key: value.clone() for key, value in sample["pred_instances"].items()}
+        one_label["labels"][novel] = 0  # novel objects are taken for red
+        sample["pred_one_label"] = one_label
+        sample["gt_pred_labels"][novel] = 1
+    figures = evaluate(make_metric(world), samples)
+    assert figures["novel/ap50"] == pytest.approx(100)
+    assert figures["novel/top1_ap50"] == 0
+    assert figures["base/accuracy"] == pytest.approx(100)
+    assert figures["novel/accuracy"] == 0
+    assert 0 < figures["all/accuracy"] < 100
+    assert figures["base/top1_ap50"] == pytest.approx(100)  # the false red ones rank below all true ones
+
+
+def test_images_that_a_sampler_repeats_count_once(world):
+    samples = perfect_samples(world)
+    once = evaluate(make_metric(world), samples)
+    assert evaluate(make_metric(world), samples + samples[:3]) == once
+
+
+def test_boxes_only(world):
+    samples = perfect_samples(world, diagnostics=False)
+    for sample in samples:
+        del sample["pred_instances"]["masks"]
+    assert set(evaluate(make_metric(world, metric="bbox"), samples)) == {
+        f"{group}/{name}" for group in ("base", "novel", "all") for name in ("ap", "ap50")}
+    with pytest.raises(UserError, match="no masks"):
+        evaluate(make_metric(world), samples)
+
+
+def test_only_the_images_that_were_searched_count(world):
+    samples = perfect_samples(world)[:2]
+    assert evaluate(make_metric(world), samples)["all/ap50"] == pytest.approx(100)
+
+
+def test_wrong_settings_are_refused(world):
+    with pytest.raises(UserError, match="mask is not one of bbox, segm"):
+        make_metric(world, metric=("bbox", "mask"))
+    with pytest.raises(UserError, match="protocol 'voc'"):
+        make_metric(world, protocol="voc")
+    with pytest.raises(UserError, match=r"missing\.json: no such annotation file"):
+        OpenVocabMetric("annotations/missing.json", "annotations/split.json", data_root=world)
+
+
+def test_masks_are_encoded_as_pycocotools_does():
+    masks = np.random.default_rng(0).random((5, 13, 21)) > 0.6
+    reference = coco_mask.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
+    assert encode_masks(torch.from_numpy(masks)) == reference
+    assert encode_masks(torch.zeros(0, 13, 21, dtype=torch.bool)) == []
+
+
+def test_accuracy_against_a_loop():
+    rng = np.random.default_rng(3)
+    true, found = rng.integers(0, 6, 200), rng.integers(0, 6, 200)
+    group = [1, 4]
+    hits = [int(t == f) for t, f in zip(true, found) if t in group]
+    assert group_accuracy(true, found, group) == pytest.approx(100 * sum(hits) / len(hits))
+    assert math.isnan(group_accuracy(true, found, [17]))
+
+
+def test_saved_detections_evaluate_to_the_same_figures(world, tmp_path):
+    metric = make_metric(world)
+    figures = evaluate(metric, perfect_samples(world))
+    save_detections(tmp_path / "found.json", metric.detections, metric.truth)
+    rows = json.loads((tmp_path / "found.json").read_text())
+    boxes = np.array([row["bbox"] for row in rows])
+    boxes[:, 2:] += boxes[:, :2]
+    again = Detections(np.array([row["image_id"] for row in rows]), boxes, np.array([row["score"] for row in rows]),
+                       np.array([row["category_id"] for row in rows]), [row["segmentation"] for row in rows])
+    truth = GroundTruth(world / "annotations" / "val.json", BASE + NOVEL)
+    assert group_ap(truth.precision(again, "segm"), [0, 1, 2])[0] == pytest.approx(figures["base/mask_ap"])
+    save_detections(tmp_path / "found.pkl", metric.detections, metric.truth)
+    images = pickle.loads((tmp_path / "found.pkl").read_bytes())
+    assert [image["img_id"] for image in images] == sorted(metric.detections)
+    assert sum(len(image["bboxes"]) for image in images) == len(rows)
+
+
+def test_table_has_a_row_per_group_and_marks_what_is_not_there():
+    text = ap_table({"base/ap50": 71.234, "base/accuracy": 80.0, "novel/ap50": math.nan, "novel/accuracy": 12.0})
+    lines = text.splitlines()
+    assert lines[0].split("  ")[0] == "classes"
+    assert lines[2].split() == ["base", "71.2", "80.0"]
+    assert lines[3].split() == ["novel", "-", "12.0"]
