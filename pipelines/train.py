@@ -121,6 +121,7 @@ def _configure(cfg: "Config", seed: int | None, amp: bool, device: str) -> None:
     randomness = dict(cfg.get("randomness") or {})
     randomness["seed"] = next(s for s in (seed, randomness.get("seed"), DEFAULT_SEED) if s is not None)
     cfg.randomness = randomness
+    cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
     if amp:
         if device == "cpu":
             raise UserError("--amp: mixed precision needs a GPU; leave --amp out")

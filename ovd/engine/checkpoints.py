@@ -3,14 +3,30 @@
 import os
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from mmengine.runner.checkpoint import get_torch_safe_globals
+from mmengine.logging import HistoryBuffer
+from numpy._core import multiarray
 from torch import nn
 
 from ovd.errors import UserError, nearest
+
+
+def _history_method(owner: type, name: str) -> Callable:
+    """Stands in for ``getattr`` in checkpoints: log histories refer to their own methods by it, nothing else may."""
+    if owner is not HistoryBuffer or name not in ("min", "max", "mean", "current"):
+        raise pickle.UnpicklingError("GLOBAL builtins.getattr")
+    return getattr(HistoryBuffer, name)
+
+
+# What a checkpoint of mmengine holds beside tensors, containers and numbers: arrays and log histories.
+PLAIN_OBJECTS = [multiarray._reconstruct, multiarray.scalar, np.ndarray, np.dtype, HistoryBuffer,
+                 *(getattr(np.dtypes, name) for name in np.dtypes.__all__),
+                 (_history_method, "builtins.getattr"), (_history_method, "__builtin__.getattr")]
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -30,7 +46,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         found = [str(p) for p in path.parent.glob("*.pth")] if path.parent.is_dir() else []
         raise UserError(f"{path}: no such checkpoint" + (nearest(str(path), found) if found else ""))
     try:
-        with torch.serialization.safe_globals(get_torch_safe_globals()):
+        with torch.serialization.safe_globals(PLAIN_OBJECTS):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = re.search(r"GLOBAL (\S+)", str(error))

@@ -8,6 +8,7 @@ import ast
 import copy
 import inspect
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -165,10 +166,11 @@ def _value(text: str) -> Any:
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.lower() in words:
         return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        pass
+    if not re.search(r"\d_\d", text) or "'" in text or '"' in text:  # 48_17 is a split, not the number 4817
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            pass
     if len(text) > 1 and (text[0], text[-1]) in (("[", "]"), ("(", ")")):
         items = [_value(item.strip()) for item in _split(text[1:-1])]
         return items if text[0] == "[" else tuple(items)

@@ -11,13 +11,14 @@ from mmengine.dist import master_only
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+import ovd.engine.weights  # noqa: F401  (init_cfg type="Pretrained" loads whole files or none)
 from ovd.engine.checkpoints import load_exactly, load_matching, read_checkpoint
 from ovd.engine.hooks import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteLossError, WatchBatchHook
-from ovd.engine.sampling import NumberedSampler, ReplayableDataset
+from ovd.engine.sampling import NumberedSampler, ReplayableDataset, SkippableBatches
 from ovd.errors import UserError
 
 
@@ -62,6 +63,8 @@ class DetectionRunner(Runner):
             dataloader = {**dataloader, "dataset": {"type": ReplayableDataset, "dataset": dataloader["dataset"],
                                                     "seed": seed or 0},
                           "sampler": {"type": NumberedSampler, "sampler": dataloader["sampler"]}}
+            if batches := dataloader.get("batch_sampler"):
+                dataloader["batch_sampler"] = {"type": SkippableBatches, "batches": batches}
         return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
@@ -125,9 +128,17 @@ class DetectionRunner(Runner):
             return
         if self._resume:
             self.resume(self._load_from, map_location="cpu")
+            self._skip_batches()
         else:
             self.load_checkpoint(self._load_from, strict=self._train_loop is None)
         self._has_loaded = True
+
+    def _skip_batches(self) -> None:
+        """Take a loop that counts iterations to its place in a stream of batches; mmengine would load and drop them."""
+        batches = self.train_dataloader.batch_sampler
+        if isinstance(self.train_loop, IterBasedTrainLoop) and isinstance(batches, SkippableBatches):
+            batches.skip(self.iter)
+            self.train_loop.fast_forward_on_resume = True  # mmengine's word for: has been done
 
     @master_only
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:

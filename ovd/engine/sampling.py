@@ -5,6 +5,7 @@ number of workers. Here every draw is numbered, and its augmentation is seeded w
 interrupted and resumed, or that is spread over more workers or processes, sees the same pictures.
 """
 
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.registry import DATA_SAMPLERS, DATASETS
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from ovd.errors import UserError
 
@@ -62,6 +63,33 @@ class NumberedSampler(Sampler):
         """Start ``num_samples`` into this rank's stream (for resuming a run that counts iterations)."""
         self.sampler.skip(num_samples)
         self.skipped = num_samples
+
+
+class SkippableBatches(BatchSampler):
+    """A batch sampler that can start some batches into its stream, without any data being loaded.
+
+    Args:
+        batches: config of the batch sampler, such as mmdet's ``AspectRatioBatchSampler``.
+        sampler: what it draws from.
+        batch_size: samples in a batch.
+    """
+
+    def __init__(self, batches: dict, sampler: Sampler, batch_size: int) -> None:
+        self.batches = DATA_SAMPLERS.build(batches, default_args={"sampler": sampler, "batch_size": batch_size})
+        self.sampler = sampler  # read by mmengine, to begin an epoch
+        self.batch_size = batch_size
+        self.skipped = 0
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        skipped, self.skipped = self.skipped, 0
+        return itertools.islice(self.batches, skipped, None)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def skip(self, num_batches: int) -> None:
+        """Leave out the first batches of the next pass (for resuming a run that counts iterations)."""
+        self.skipped = num_batches
 
 
 class ReplayableDataset(Dataset):

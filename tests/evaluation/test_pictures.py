@@ -1,5 +1,7 @@
 """Pictures of detections: what is drawn, and that drawing never fails at the borders."""
 
+import itertools
+
 import numpy as np
 
 from ovd.evaluation.pictures import class_colour, draw_instances, side_by_side
@@ -38,4 +40,4 @@ def test_two_pictures_side_by_side_keep_their_pixels():
 def test_neighbouring_classes_have_different_colours():
     colours = [class_colour(label) for label in range(20)]
     assert len(set(colours)) == 20
-    assert all(np.abs(np.subtract(a, b)).max() > 60 for a, b in zip(colours, colours[1:]))
+    assert all(np.abs(np.subtract(a, b)).max() > 60 for a, b in itertools.pairwise(colours))
