@@ -29,7 +29,7 @@ FOLLOWED = (
     Resize, Pad, RandomCrop, RandomResize, RandomChoiceResize,
     *(getattr(mmdet_transforms, name) for name in (
         "ResizeShortestEdge", "RandomFlip", "LoadAnnotations", "FilterAnnotations", "PhotoMetricDistortion",
-        "YOLOXHSVRandomAug", "ColorTransform", "CutOut", "RandomErasing", "Corrupt")),
+        "YOLOXHSVRandomAug", "ColorTransform", "CutOut", "RandomErasing")),
 )
 
 
