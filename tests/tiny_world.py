@@ -69,3 +69,34 @@ def _draw(picture: Image.Image, label: int, x: int, y: int, w: int, h: int) -> l
     points = [(x + w / 2 * (1 + np.cos(a)), y + h / 2 * (1 + np.sin(a))) for a in angles]
     draw.polygon(points, fill=colour)
     return [float(v) for point in points for v in point]
+
+
+def write_caches(root: Path, width: int = 8, seed: int = 0, clip: str = "sha256:tiny", regions: int = 10) -> None:
+    """``regions`` (a store over the training images) and ``head.safetensors`` (all classes), both random."""
+    from ovd.stores.class_heads import ClassHead
+
+    from ovd.stores.shards import Regions, RegionStore
+
+    rng = np.random.default_rng(seed)
+    images = json.loads((root / "annotations" / "train.json").read_text())["images"]
+    ids = [image["id"] for image in images]
+    writer = RegionStore.create(root / "regions", "regions", ids, images_per_shard=5, dim=width)
+    for shard in range(writer.total_shards):
+        contents = {}
+        for image_id in writer.image_ids(shard):
+            corners = rng.uniform(0, images[0]["width"] - 16, (regions, 2))
+            boxes = np.concatenate([corners, corners + rng.uniform(8, 16, (regions, 2))], axis=1)
+            contents[image_id] = Regions(boxes.astype(np.float32), rng.random(regions).astype(np.float32),
+                                         unit_rows(rng, regions, width).astype(np.float16))
+        writer.write(shard, contents)
+    writer.finish("embed-regions", {}, {"clip": clip})
+    split = json.loads((root / "annotations" / "split.json").read_text())
+    names = tuple(split["base"] + split["novel"])
+    rows = unit_rows(rng, len(names), width)
+    ClassHead(names=names, weights=rows[:, None], stats={"clip": clip}).save(root / "head.safetensors")
+
+
+def unit_rows(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
+    """Random float32 rows of length 1, ``[count, width]``."""
+    rows = rng.normal(size=(count, width)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,6 +1,7 @@
 """mmengine's Runner with what a long training run needs: exact resuming, safe and whole checkpoints, CPU processes."""
 
 import copy
+import itertools
 import logging
 import os
 from pathlib import Path
@@ -20,6 +21,8 @@ from ovd.engine.checkpoints import load_exactly, load_matching, read_checkpoint
 from ovd.engine.hooks import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteLossError, WatchBatchHook
 from ovd.engine.sampling import NumberedSampler, ReplayableDataset, SkippableBatches
 from ovd.errors import UserError
+
+_RUNNERS = itertools.count()
 
 
 class DetectionRunner(Runner):
@@ -50,7 +53,10 @@ class DetectionRunner(Runner):
         loop = (cfg.get("train_cfg") or {}).get("type", "EpochBasedTrainLoop")
         by_epoch = "Iter" not in getattr(loop, "__name__", loop)
         cfg.log_processor = {"by_epoch": by_epoch, **(cfg.get("log_processor") or {})}
+        # mmengine shares logs and message hubs between runners of one name; its own has a resolution of one second
+        name = f"{Path(cfg.filename or 'run').stem}_{next(_RUNNERS)}"
         return cls(device=device, model=cfg.model, work_dir=cfg.work_dir, launcher=launcher, cfg=cfg,
+                   experiment_name=name,
                    resume=cfg.get("resume", False), env_cfg=cfg.get("env_cfg", {}),
                    randomness=cfg.get("randomness", {"seed": None}), default_scope=cfg.get("default_scope", "mmdet"),
                    **{name: cfg.get(name) for name in sections})

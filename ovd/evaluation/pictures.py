@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str], labels: Sequence[int],
-                   masks: np.ndarray | None = None, scores: Sequence[float] | None = None) -> np.ndarray:
+                   masks: np.ndarray | None = None, scores: Sequence[float] | None = None,
+                   scale: int = 1) -> np.ndarray:
     """Thin boxes, translucent masks, and a readable tag at each box: the class, and the score where there is one.
 
     Args:
@@ -19,10 +20,16 @@ def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str]
         names: N class names.
         labels: N labels, which choose the colours (the same for a class in every picture).
         masks: ``[N, H, W]`` bool.
+        scale: the picture is so many times larger than the image; :func:`readable_scale` suggests one.
 
     Returns:
-        an image of the same size.
+        an image of ``scale`` times the size.
     """
+    if scale > 1:
+        height, width = image.shape[:2]
+        image = np.asarray(Image.fromarray(image).resize((scale * width, scale * height), Image.Resampling.BICUBIC))
+        boxes_N4 = scale * np.asarray(boxes_N4)
+        masks = None if masks is None else np.repeat(np.repeat(masks, scale, axis=1), scale, axis=2)
     height, width = image.shape[:2]
     canvas = image.astype(np.float32)
     order = np.argsort([-_area(box) for box in boxes_N4], kind="stable")  # small ones on top
@@ -38,10 +45,16 @@ def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str]
         x1, y1, x2, y2 = (float(v) for v in boxes_N4[index])
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=class_colour(labels[index]),
                        width=max(1, round(min(height, width) / 300)))
+    taken: list[tuple[float, float, float, float]] = []
     for index in order:
         tag = names[index] if scores is None else f"{names[index]} {100 * scores[index]:.0f}"
-        _draw_tag(draw, tag, boxes_N4[index], class_colour(labels[index]), font, width, height)
+        taken.append(_draw_tag(draw, tag, boxes_N4[index], class_colour(labels[index]), font, (width, height), taken))
     return np.asarray(picture)
+
+
+def readable_scale(image: np.ndarray) -> int:
+    """How many times larger an image should be drawn for its tags to be readable: 1 from 400 pixels on."""
+    return max(1, round(400 / min(image.shape[:2])))
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray,
@@ -66,16 +79,26 @@ def class_colour(label: int) -> tuple[int, int, int]:
 
 
 def _draw_tag(draw: ImageDraw.ImageDraw, text: str, box: np.ndarray, colour: tuple[int, int, int],
-              font: ImageFont.FreeTypeFont, width: int, height: int) -> None:
+              font: ImageFont.FreeTypeFont, size: tuple[int, int],
+              taken: list[tuple[float, float, float, float]]) -> tuple[float, float, float, float]:
+    """Draw a tag above the box, inside it or below it: the first place that no other tag has; returns where."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    tag_width, tag_height = right - left + 4, bottom - top + 4
-    x = min(max(0.0, float(box[0])), max(0, width - tag_width))
-    y = float(box[1]) - tag_height  # above the box; inside it at the top of the image
-    y = float(box[1]) if y < 0 else y
-    y = min(max(0.0, y), max(0, height - tag_height))
-    draw.rectangle((x, y, x + tag_width, y + tag_height), fill=colour)
+    width, height = right - left + 4, bottom - top + 4
+    x = min(max(0.0, float(box[0])), max(0, size[0] - width))
+    places = []
+    for y in (box[1] - height, box[1], box[3] - height, box[3]):
+        if 0 <= y <= size[1] - height:
+            places.append((x, float(y), x + width, float(y) + height))
+    place = next((p for p in places if not any(_overlap(p, other) for other in taken)),
+                 places[0] if places else (x, 0.0, x + width, float(height)))
+    draw.rectangle(place, fill=colour)
     dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 140
-    draw.text((x + 2 - left, y + 2 - top), text, fill="white" if dark else "black", font=font)
+    draw.text((place[0] + 2 - left, place[1] + 2 - top), text, fill="white" if dark else "black", font=font)
+    return place
+
+
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _area(box: np.ndarray) -> float:

@@ -1,0 +1,69 @@
+"""Input files are found in a config and checked before work begins."""
+
+import pytest
+from mmengine.config import Config
+from tiny_world import write_caches, write_world
+
+from ovd.engine.preflight import check_inputs, find_inputs, fingerprints
+from ovd.errors import UserError
+
+
+@pytest.fixture
+def world(tmp_path):
+    root = write_world(tmp_path / "data", ["red", "green"], ["blue"], train=3, val=2)
+    write_caches(root)
+    return root
+
+
+def config(root, **model) -> Config:
+    dataset = {"data_root": str(root), "ann_file": "annotations/train.json", "region_store": "regions"}
+    classifier = {"data_root": str(root), "class_head": "head.safetensors"}
+    return Config({"model": {"head": {"classifier": classifier}, **model}, "load_from": None,
+                   "train_dataloader": {"dataset": {"oversample_thr": 1e-3, "dataset": dataset}}})
+
+
+SECTIONS = ("model", "train_dataloader")
+
+
+def test_inputs_are_found_at_any_depth(world):
+    cfg = config(world, backbone={"init_cfg": {"type": "Pretrained", "checkpoint": "torchvision://resnet50"}})
+    found = find_inputs(cfg, SECTIONS)
+    assert {entry.kind: entry.path.name for entry in found} == {
+        "ann_file": "train.json", "region_store": "regions", "class_head": "head.safetensors"}
+    check_inputs(found)
+    prints = fingerprints(found)
+    assert set(prints) == {"ann_file", "region_store", "class_head"}
+    assert all(value.startswith("sha256:") for value in prints.values())
+
+
+def test_weights_to_start_from_are_inputs(world, tmp_path):
+    cfg = config(world, backbone={"init_cfg": {"type": "Pretrained", "checkpoint": str(tmp_path / "resnet.pth")}})
+    cfg.load_from = str(tmp_path / "soco.pth")
+    assert {entry.kind for entry in find_inputs(cfg, SECTIONS)} >= {"checkpoint", "load_from"}
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("annotations/train.json", "build_zsl_dataset"),
+                                              ("head.safetensors", "class_embeddings"),
+                                              ("regions", "region_embeddings")])
+def test_a_missing_input_is_named_with_what_makes_it(world, name, remedy):
+    (world / name).rename(world / "away")
+    with pytest.raises(UserError, match=f"{name}: not found.*{remedy}"):
+        check_inputs(find_inputs(config(world), SECTIONS))
+
+
+def test_class_head_and_regions_must_have_one_width(world, tmp_path):
+    other = write_world(tmp_path / "other", ["red", "green"], ["blue"], train=3, val=2)
+    write_caches(other, width=16)
+    (world / "head.safetensors").unlink()
+    (other / "head.safetensors").rename(world / "head.safetensors")
+    with pytest.raises(UserError, match=r"head\.safetensors has width 16, but .*regions has width 8"):
+        check_inputs(find_inputs(config(world), SECTIONS))
+
+
+def test_class_head_and_regions_must_come_from_one_clip(world, tmp_path):
+    other = write_world(tmp_path / "other", ["red", "green"], ["blue"], train=3, val=2)
+    write_caches(other, clip="sha256:another")
+    (world / "head.safetensors").unlink()
+    (other / "head.safetensors").rename(world / "head.safetensors")
+    with pytest.raises(UserError, match="different CLIPs"):
+        check_inputs(find_inputs(config(world), SECTIONS))
