@@ -1,5 +1,6 @@
 """Detectors, RoI heads, classifiers and losses."""
 
+import ovd.engine.weights  # noqa: F401  (init_cfg type="Pretrained" loads whole files or none)
 from ovd.models.classifier import CosineClassifier
 from ovd.models.clip_backbone import ClipResNet, clip_normalisation
 from ovd.models.losses import RegionDistillationLoss
