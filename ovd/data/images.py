@@ -1,0 +1,33 @@
+"""Image files: are they there and whole? OpenCV decodes a JPEG that was cut off without a word, the rest in grey."""
+
+import os
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from ovd.errors import UserError
+
+# The last bytes of a whole file, by its first bytes; other formats, and files with more bytes after it, are decoded.
+_ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB\x60\x82"}
+
+
+def check_image_file(path: str | os.PathLike) -> None:
+    """Raise UserError when the image ``path`` is missing, empty, cut off or no image; cheap for JPEG and PNG."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(4)
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
+            tail = file.read()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such image; check the image folder and the file names in the annotations") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot read ({error.strerror})") from error
+    if any(head.startswith(start) and tail.endswith(end) for start, end in _ENDS.items()):
+        return
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        what = "not an image" if isinstance(error, UnidentifiedImageError) else "cut off or damaged"
+        raise UserError(f"{path}: {what}; copy it again, or pass --on-error skip to leave it out") from error
