@@ -109,6 +109,7 @@ def _configure(cfg: "Config", checkpoint: str | Path, kinds: Sequence[str] | Non
     """Put what the command line says into the config, and leave out what belongs to training."""
     from ovd.engine.checkpoints import read_checkpoint
     from ovd.engine.config import walk
+    from ovd.evaluation.metric import check_kinds
 
     for section in ("model", "test_dataloader", "test_evaluator"):
         if not cfg.get(section):
@@ -119,6 +120,7 @@ def _configure(cfg: "Config", checkpoint: str | Path, kinds: Sequence[str] | Non
         if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
             part["init_cfg"] = None
     if kinds is not None:
+        check_kinds(kinds)
         cfg.test_evaluator.metric = tuple(kinds)
     if class_head is not None:
         users = [part for _, part in walk(cfg.model) if "class_head" in part]

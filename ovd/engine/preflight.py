@@ -9,7 +9,9 @@ from mmengine.config import Config
 
 from ovd.engine.config import walk
 from ovd.errors import UserError
+from ovd.stores.class_heads import ClassHead
 from ovd.stores.manifest import fingerprint
+from ovd.stores.shards import RegionStore
 
 # what makes each kind of input
 REMEDIES = {
@@ -54,10 +56,6 @@ def check_inputs(inputs: list[Input]) -> None:
     for entry in inputs:
         if not entry.path.exists():
             raise UserError(f"{entry.path}: not found ({entry.key} of the config): {REMEDIES[entry.kind]}")
-    if not any(entry.kind in ("class_head", "region_store") for entry in inputs):
-        return
-    from ovd.stores.class_heads import ClassHead
-    from ovd.stores.shards import RegionStore
     heads = {entry.path: ClassHead.load(entry.path) for entry in inputs if entry.kind == "class_head"}
     stores = {entry.path: RegionStore(entry.path) for entry in inputs if entry.kind == "region_store"}
     for store_path, store in stores.items():

@@ -50,8 +50,7 @@ class OpenVocabMetric(BaseMetric):
                  protocol: str = "coco", data_root: str | os.PathLike = "", max_dets: int | None = None) -> None:
         super().__init__(prefix="")
         self.metrics = (metric,) if isinstance(metric, str) else tuple(metric)
-        if unknown := set(self.metrics) - set(KINDS):
-            raise UserError(f"--eval: {', '.join(sorted(unknown))} is not one of {', '.join(KINDS)}")
+        check_kinds(self.metrics)
         if protocol not in PROTOCOLS:
             raise UserError(f"evaluation protocol {protocol!r} is not one of {', '.join(PROTOCOLS)}")
         if not isinstance(split, Split):
@@ -123,6 +122,12 @@ class OpenVocabMetric(BaseMetric):
             for group, labels in groups.items():
                 figures[group]["accuracy"] = group_accuracy(true, found, labels)
         return {f"{group}/{name}": value for group, row in figures.items() for name, value in row.items()}
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """UserError unless all of ``kinds`` are ``bbox`` or ``segm``."""
+    if unknown := set(kinds) - set(KINDS):
+        raise UserError(f"--eval: {', '.join(sorted(unknown))} is not one of {', '.join(KINDS)}")
 
 
 def encode_masks(masks: torch.Tensor | np.ndarray) -> list[dict]:
