@@ -75,11 +75,12 @@ _NULL = Raw(b"null")
 
 
 class Category(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """A class; the last five fields are those of LVIS."""
+    """A class; the fields after ``supercategory`` are those of LVIS."""
 
     id: int
     name: str
     supercategory: Raw | UnsetType = UNSET
+    definition: Raw | UnsetType = msgspec.field(default=UNSET, name="def")
     synset: str | UnsetType = UNSET
     synonyms: list[str] | UnsetType = UNSET
     frequency: str | UnsetType = UNSET

@@ -1,0 +1,119 @@
+"""Split building: ``pipelines.splits`` against json load, filter and dump, on an LVIS-like file of a chosen size.
+
+Both read the file, and write the base-only and the generalised file of 866_337. Each runs in a process of its own,
+which gives the peak memory; the results are compared before figures are printed. ``--megabytes 1060`` is LVIS's size.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import random
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ovd.data.annotations import load_annotations
+from ovd.vocabulary.classes import LVIS_V1
+from ovd.vocabulary.splits import get_split
+from pipelines.splits import apply_split
+
+SPLIT = get_split("866_337")
+
+
+def generate(path: Path, megabytes: float, seed: int = 0) -> None:
+    """Write an LVIS-like file of about that size: 13 objects an image, a polygon of 2 to 80 points each."""
+    rng = random.Random(seed)
+    size, images, annotations = 0, [], []
+    while size < megabytes * 1e6:
+        image_id = len(images) + 1
+        images.append({
+            "date_captured": "2013-11-14 16:28:13", "neg_category_ids": rng.sample(range(1, 1204), 6), "id": image_id,
+            "license": 4, "height": 480, "width": 640, "flickr_url": "http://farm7.staticflickr.com/6116/x_z.jpg",
+            "coco_url": f"http://images.cocodataset.org/train2017/{image_id:012d}.jpg",
+            "not_exhaustive_category_ids": rng.sample(range(1, 1204), 1),
+        })  # fmt: skip
+        for _ in range(13):
+            points = [round(rng.uniform(0, 480), 2) for _ in range(2 * min(80, 2 + int(rng.expovariate(1 / 35))))]
+            annotations.append({
+                "area": round(rng.uniform(1, 1e4), 2), "id": len(annotations) + 1, "segmentation": [points],
+                "image_id": image_id, "bbox": [round(rng.uniform(1, 300), 2) for _ in range(4)],
+                "category_id": rng.randint(1, 1203),
+            })  # fmt: skip
+            size += 130 + 8 * len(points)
+    categories = [
+        {"frequency": c.frequency, "id": c.id, "synset": c.synset, "name": c.name, "synonyms": c.synonyms, "def": "x"}
+        for c in LVIS_V1
+    ]
+    file = {"info": {}, "annotations": annotations, "images": images, "licenses": [], "categories": categories}
+    path.write_text(json.dumps(file))
+
+
+def with_ovd(source: Path, base: Path, everything: Path) -> None:
+    """The project's way."""
+    loaded = load_annotations(source)
+    apply_split(loaded, SPLIT, novel=False).save(base)
+    apply_split(loaded, SPLIT, novel=True).save(everything)
+
+
+def with_json(source: Path, base: Path, everything: Path) -> None:
+    """The plain way."""
+    with open(source) as file:
+        data = json.load(file)
+    labels = {category["id"]: SPLIT.label(category["name"]) for category in data["categories"]}
+    for category in data["categories"]:
+        category["id"] = labels[category["id"]]
+    data["categories"].sort(key=lambda category: category["id"])
+    for image in data["images"]:
+        for field in ("neg_category_ids", "not_exhaustive_category_ids"):
+            image[field] = [labels[i] for i in image[field]]
+    for annotation in data["annotations"]:
+        annotation["category_id"] = labels[annotation["category_id"]]
+    in_base = [annotation for annotation in data["annotations"] if annotation["category_id"] < SPLIT.num_base]
+    for path, annotations in ((base, in_base), (everything, data["annotations"])):
+        content = {"images": data["images"], "annotations": annotations, "categories": data["categories"]}
+        with open(path, "w") as file:
+            json.dump(content, file, separators=(",", ":"))
+
+
+def measure(build: Callable, *paths: Path) -> tuple[float, float]:
+    """Seconds, and peak resident memory in MB, of ``build`` in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_timed, (build, *paths))
+
+
+def _timed(build: Callable, *paths: Path) -> tuple[float, float]:
+    start = time.perf_counter()
+    build(*paths)
+    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def main() -> None:
+    """Print a json line a figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=float, default=100, help="size of the file (default 100)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        names = ("source", "base", "all", "json_base", "json_all")
+        source, *results = (Path(folder, f"{name}.json") for name in names)
+        maker = multiprocessing.get_context("spawn").Process(target=generate, args=(source, args.megabytes))
+        maker.start()
+        maker.join()
+        ours, theirs = measure(with_ovd, source, *results[:2]), measure(with_json, source, *results[2:])
+        for mine, plain in zip(results[:2], results[2:]):
+            if json.loads(mine.read_bytes()) != json.loads(plain.read_bytes()):
+                raise SystemExit(f"{mine.stem}: the two ways differ")
+        size = source.stat().st_size / 1e6
+    for name, unit, value, peer_value in zip(("time", "peak memory"), ("s", "MB"), ours, theirs):
+        print(json.dumps({
+            "name": f"split building, {size:.0f} MB, base-only + all: {name}", "value": round(value, 3), "unit": unit,
+            "peer": "json load + filter + dump", "peer_value": round(peer_value, 3),
+            "ratio": round(peer_value / value, 2), "machine": f"{platform.machine()}, {platform.platform()}",
+        }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
