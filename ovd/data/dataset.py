@@ -105,6 +105,9 @@ class OpenVocabDataset(BaseDetDataset):
             need_gt, min_size = self.filter_cfg.get("filter_empty_gt", False), self.filter_cfg.get("min_size", 0)
             records = [record for record in records
                        if (record["instances"] or not need_gt) and min(record["width"], record["height"]) >= min_size]
+        if not records:
+            raise UserError(f"{self.ann_file}: no image of {len(self.data_list)} is left (filter_cfg "
+                            f"{self.filter_cfg}); does it have annotations of split {self.split.name}?")
         self._check_regions(records)
         return records
 

@@ -1,6 +1,6 @@
 """The detector's classifier: cosine to the rows of a class head, and a learned background.
 
-Shapes: N regions, D embedding width, C classes, B base classes (the first of the C), K = C + 1 with background last.
+Shapes: N regions, D embedding width, C classes (base first), M vectors a class, K = C + 1 with background last.
 """
 
 from os import PathLike
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
+from ovd.stores.scoring import class_logits
 from ovd.vocabulary.splits import Split, get_split
 
 
@@ -55,7 +56,9 @@ class CosineClassifier(nn.Module):
             split = get_split(str(path) if path.is_file() else str(split))
         self.embed_dim = embed_dim or class_head.weights.shape[-1]
         self.background = nn.Parameter(torch.empty(self.embed_dim)) if background else None
-        self.register_buffer("classes_CD", torch.zeros(0, self.embed_dim), persistent=False)
+        self.register_buffer("classes_CMD", torch.zeros(0, 1, self.embed_dim), persistent=False)
+        self.register_buffer("counts_C", torch.zeros(0, dtype=torch.long), persistent=False)
+        self.reduce = "single"
         self.names: tuple[str, ...] = ()
         self.num_base = 0
         if class_head is not None:
@@ -76,39 +79,46 @@ class CosineClassifier(nn.Module):
     def set_class_head(self, head: ClassHead) -> None:
         """Replace the vocabulary; from now on label ``i`` is class ``head.names[i]``.
 
+        The detector's temperatures take the place of the head's ``scale``, and its background row that of the head's.
+
         Raises:
-            UserError: Another embedding width, or a head whose scores are not cosines.
+            UserError: Another embedding width, or a head whose scores are not cosines (or their mean or maximum).
         """
-        weights = torch.as_tensor(head.weights, dtype=torch.float32)
-        if weights.shape[-1] != self.embed_dim:
-            raise UserError(f"class head of width {weights.shape[-1]}, but the detector's embeddings have width "
-                            f"{self.embed_dim}: make it with the CLIP whose embeddings the detector was trained on")
-        if head.norm != "cosine" or weights.shape[1] != 1:
-            raise UserError(f"class head of kind {head.norm}/{head.reduce} with {weights.shape[1]} vectors a class: "
-                            "the detector's classifier takes one vector a class, compared by cosine")
-        self.classes_CD = F.normalize(weights[:, 0], dim=-1).to(self.classes_CD.device)
-        self.names = tuple(head.names)
+        head.check(dim=self.embed_dim)
+        if head.norm != "cosine" or head.reduce == "exp_sum" or head.bias is not None:
+            form = f"{head.norm}, {head.reduce}{'' if head.bias is None else ', with bias'}"
+            raise UserError(f"class head of the form ({form}): the detector compares with its background by cosine, so "
+                            "it takes cosine heads without bias (single, mean_logit or max)")
+        device = self.classes_CMD.device
+        counts = torch.full((len(head),), head.weights.shape[1]) if head.counts is None else head.counts
+        self.classes_CMD = F.normalize(head.weights, dim=-1).to(device)
+        self.counts_C = counts.to(device)
+        self.reduce = head.reduce
+        self.names = head.names
         self.num_base = len(self.names)
 
     def forward(self, embeddings_ND: Tensor) -> Tensor:
         """Logits, float32 ``[N, K]``, background last (``[N, C]`` without one); also under autocast.
+
+        A class's logits do not depend on the other classes of the vocabulary, to the bit on a CPU.
 
         Args:
             embeddings_ND: Unit rows.
         """
         temperature = self.temperature_train if self.training else self.temperature_test
         visible = self.num_base if self.training else self.num_classes
-        with torch.autocast(embeddings_ND.device.type, enabled=False):
-            embeddings_ND = embeddings_ND.float()
-            rows = [self.classes_CD[:visible]]
-            if self.background is not None:
-                rows.append(F.normalize(self.background.float(), dim=-1)[None])
-            logits = embeddings_ND @ torch.cat(rows).T / temperature
-        hidden = self.num_classes - visible
-        if hidden:
-            masked = logits.new_full((len(logits), hidden), torch.finfo(torch.float32).min)
-            logits = torch.cat([logits[:, :visible], masked, logits[:, visible:]], dim=1)
-        return logits
+        columns = []
+        if visible:  # all rows are unit rows, so inner products are the cosines
+            columns.append(class_logits(embeddings_ND, self.classes_CMD[:visible], self.counts_C[:visible],
+                                        norm="linear", reduce=self.reduce, scale=1 / temperature))
+        if visible < self.num_classes:
+            hidden = (len(embeddings_ND), self.num_classes - visible)
+            columns.append(torch.full(hidden, torch.finfo(torch.float32).min, device=embeddings_ND.device))
+        if self.background is not None:
+            with torch.autocast(embeddings_ND.device.type, enabled=False):
+                row = F.normalize(self.background.float(), dim=-1)
+                columns.append((embeddings_ND.float() @ row / temperature)[:, None])
+        return torch.cat(columns, dim=1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities ``[N, C]``: softmax over all columns, the background's then left out."""

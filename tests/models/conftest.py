@@ -3,7 +3,6 @@
 import copy
 
 import numpy as np
-import ovd  # noqa: F401 (before mmdet)
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,12 +13,14 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from small_vocabulary import SPLIT, WIDTH, make_head
 
+import ovd  # noqa: F401 (before mmdet)
+
 HEIGHT_WIDTH = (96, 128)
 
 
 @pytest.fixture(scope="session")
 def detector_config(root):
-    """Function of ``mode`` that returns the base config shrunk to narrow layers; keyword arguments go to the classifier."""
+    """Function of ``mode`` that returns the base config with narrow layers; keyword arguments are the classifier's."""
     base = Config.fromfile(root / "configs/_base_/models/vild_mask_rcnn_r50_fpn.py").model
     base.backbone = {"type": "ResNet", "depth": 18, "base_channels": 8, "norm_eval": True, "norm_cfg": {"type": "BN"}}
     base.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)

@@ -9,6 +9,7 @@ from small_vocabulary import NAMES, SPLIT, WIDTH, make_head
 
 from ovd.errors import UserError
 from ovd.models.classifier import CosineClassifier
+from ovd.stores.class_heads import ClassHead
 
 FLOOR = torch.finfo(torch.float32).min
 
@@ -71,7 +72,7 @@ def test_labels_follow_the_split_whatever_the_order_of_the_file():
     shuffled = make_head((*NAMES[::-1], "a class of no split"))
     ours, theirs = CosineClassifier(make_head(), SPLIT), CosineClassifier(shuffled, SPLIT)
     assert theirs.names == SPLIT.classes
-    assert torch.equal(ours.classes_CD, theirs.classes_CD)
+    assert torch.equal(ours.classes_CMD, theirs.classes_CMD)
     assert theirs.num_base == 4
 
 
@@ -102,13 +103,27 @@ def test_a_new_vocabulary_leaves_the_old_classes_logits():
     classifier.set_class_head(make_head(("new", *NAMES)))
     after = classifier(embeddings())
     assert classifier.num_classes == 7
-    assert torch.allclose(after[:, 1:], before, atol=1e-4)
+    assert torch.equal(after[:, 1:], before)
+
+
+@pytest.mark.parametrize("reduce", ["mean_logit", "max"])
+def test_several_vectors_a_class_become_one_logit_as_in_the_class_head(reduce):
+    shots = ClassHead(("a", "b"), torch.randn(2, 3, WIDTH), scale=100.0, reduce=reduce, counts=torch.tensor([3, 2]))
+    classifier = CosineClassifier(shots, temperature_test=0.01).eval()
+    assert torch.allclose(classifier(embeddings())[:, :2], shots.logits(embeddings()), rtol=1e-4, atol=1e-3)
 
 
 def test_a_vocabulary_of_another_width_is_refused():
     classifier = CosineClassifier(make_head(), SPLIT)
-    with pytest.raises(UserError, match=f"width 5.*width {WIDTH}"):
+    with pytest.raises(UserError, match=f"width 5, needed is {WIDTH}"):
         classifier.set_class_head(make_head(width=5))
+
+
+@pytest.mark.parametrize("form", [{"norm": "linear"}, {"bias": [0.1]}, {"reduce": "exp_sum", "beta": 5.0}])
+def test_a_vocabulary_that_is_no_cosine_is_refused(form):
+    classifier = CosineClassifier(embed_dim=WIDTH)
+    with pytest.raises(UserError, match="takes cosine heads"):
+        classifier.set_class_head(ClassHead(("a",), torch.randn(1, 1, WIDTH), **form))
 
 
 def test_a_classifier_without_vocabulary_needs_a_width():
@@ -131,4 +146,4 @@ def test_files_are_relative_to_the_data_root(tmp_path):
     SPLIT.save(tmp_path / "split.json")
     classifier = CosineClassifier("head.safetensors", "split.json", data_root=str(tmp_path))
     assert classifier.names == SPLIT.classes
-    assert torch.allclose(classifier.classes_CD, make_head().weights[:, 0])
+    assert torch.allclose(classifier.classes_CMD, make_head().weights)

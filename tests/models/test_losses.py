@@ -61,5 +61,5 @@ def test_no_regions_give_a_zero_that_keeps_the_graph():
     parameter = torch.ones(0, 8, requires_grad=True)
     loss = RegionDistillationLoss()(parameter * 2, torch.zeros(0, 8))
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert parameter.grad is not None

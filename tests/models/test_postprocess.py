@@ -1,12 +1,12 @@
 """Per-class suppression against a plain version and mmdet's."""
 
-import ovd  # noqa: F401 (before mmdet)
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.models.layers import multiclass_nms
 
+import ovd  # noqa: F401 (before mmdet)
 from ovd.models.postprocess import class_wise_nms
 from ovd.models.vild_head import one_label
 
@@ -31,7 +31,8 @@ def slow_nms(boxes, scores, score_thr, threshold, limit) -> list[tuple]:
     kept = []
     for label in range(scores.shape[1]):
         chosen: list[tuple] = []
-        for score, row in sorted(((float(s), i) for i, s in enumerate(scores[:, label]) if s > score_thr), reverse=True):
+        column = [(float(score), row) for row, score in enumerate(scores[:, label]) if score > score_thr]
+        for score, row in sorted(column, reverse=True):
             if all(iou(boxes[row].tolist(), boxes[other].tolist()) <= threshold for _, _, other in chosen):
                 chosen.append((score, label, row))
         kept += chosen

@@ -99,7 +99,7 @@ def test_training_lowers_the_losses(build, batch):
 
 
 def test_distillation_compares_the_regions_own_features(build, batch):
-    """One pass over sampled RoIs and regions gives what a pass over the regions alone gives (batch statistics apart)."""
+    """One pass over sampled RoIs and regions gives what a pass over the regions gives (but for batch statistics)."""
     def plain_head(config):
         config.roi_head.bbox_head.norm_cfg = None
     detector = build("both", adapt=plain_head)
