@@ -11,16 +11,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str], labels: Sequence[int],
-                   masks: np.ndarray | None = None, scores: Sequence[float] | None = None,
-                   scale: int = 1) -> np.ndarray:
+                   masks: np.ndarray | None = None, scores: Sequence[float] | None = None, scale: int = 1,
+                   colours: Sequence[tuple[int, int, int]] | None = None) -> np.ndarray:
     """Thin boxes, translucent masks, and a readable tag at each box: the class, and the score where there is one.
 
     Args:
         image: drawn on a copy of it.
-        names: N class names.
+        names: N class names; an empty one is drawn without a tag.
         labels: N labels, which choose the colours (the same for a class in every picture).
         masks: ``[N, H, W]`` bool.
         scale: the picture is so many times larger than the image; :func:`readable_scale` suggests one.
+        colours: N RGB colours, instead of those of the classes.
 
     Returns:
         an image of ``scale`` times the size.
@@ -30,25 +31,27 @@ def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str]
         image = np.asarray(Image.fromarray(image).resize((scale * width, scale * height), Image.Resampling.BICUBIC))
         boxes_N4 = scale * np.asarray(boxes_N4)
         masks = None if masks is None else np.repeat(np.repeat(masks, scale, axis=1), scale, axis=2)
+    if colours is None:
+        colours = [class_colour(label) for label in labels]
     height, width = image.shape[:2]
     canvas = image.astype(np.float32)
     order = np.argsort([-_area(box) for box in boxes_N4], kind="stable")  # small ones on top
     if masks is not None:
         for index in order:
             mask = np.asarray(masks[index], dtype=bool)
-            canvas[mask] = 0.6 * canvas[mask] + 0.4 * np.array(class_colour(labels[index]), dtype=np.float32)
+            canvas[mask] = 0.6 * canvas[mask] + 0.4 * np.array(colours[index], dtype=np.float32)
     picture = Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     size = max(10, round(min(height, width) / 28))
     font = ImageFont.load_default(size)
     for index in order:
         x1, y1, x2, y2 = (float(v) for v in boxes_N4[index])
-        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=class_colour(labels[index]),
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colours[index],
                        width=max(1, round(min(height, width) / 300)))
     taken: list[tuple[float, float, float, float]] = []
-    for index in order:
+    for index in (index for index in order if names[index]):
         tag = names[index] if scores is None else f"{names[index]} {100 * scores[index]:.0f}"
-        taken.append(_draw_tag(draw, tag, boxes_N4[index], class_colour(labels[index]), font, (width, height), taken))
+        taken.append(_draw_tag(draw, tag, boxes_N4[index], colours[index], font, (width, height), taken))
     return np.asarray(picture)
 
 
