@@ -111,7 +111,12 @@ def _configure(cfg: "Config", checkpoint: str | Path, kinds: Sequence[str] | Non
     from ovd.engine.config import walk
     from ovd.evaluation.metric import check_kinds
 
-    for section in ("model", "test_dataloader", "test_evaluator"):
+    if not cfg.get("model"):
+        raise UserError(f"{cfg.filename}: nothing to test: the config has no model")
+    if "roi_head" not in cfg.model:
+        raise UserError(f"{cfg.filename}: has no classes to test; tools/extract_proposals.py measures the recall of a "
+                        "proposal network")
+    for section in ("test_dataloader", "test_evaluator"):
         if not cfg.get(section):
             raise UserError(f"{cfg.filename}: nothing to test: the config has no {section}")
     read_checkpoint(checkpoint)
