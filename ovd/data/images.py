@@ -1,6 +1,7 @@
-"""Image files: are they there and whole? OpenCV decodes a JPEG that was cut off without a word, the rest in grey."""
+"""Image files: where they lie, and are they there and whole? OpenCV decodes a JPEG that was cut off without a word, the rest in grey."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -9,6 +10,16 @@ from ovd.errors import UserError
 
 # The last bytes of a whole file, by its first bytes; other formats, and files with more bytes after it, are decoded.
 _ENDS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG": b"IEND\xaeB\x60\x82"}
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An annotated image: where it lies, and the size in pixels that its annotations state."""
+
+    image_id: int
+    path: str
+    height: int
+    width: int
 
 
 def check_image_file(path: str | os.PathLike) -> None:

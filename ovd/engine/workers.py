@@ -1,0 +1,98 @@
+"""Independent tasks spread over processes of this machine, with one progress bar; on two cores, two single-threaded
+processes do more than one with two threads."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from ovd.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_work: Callable[[Any, Callable[[int], None]], Any] | None = None
+_done = None
+
+
+def run_tasks(start: Callable[..., Callable[[Task, Callable[[int], None]], Result]], arguments: tuple,
+              tasks: Sequence[Task], processes: int, total: int, unit: str, label: str,
+              quiet: bool = False) -> list[Result]:
+    """Results of all ``tasks``, in their order.
+
+    Args:
+        start: called once in every process with ``arguments``; returns the function that does a task. That function
+            gets a task and a callback to which it reports finished units.
+        processes: 1 works in this process; with more, arguments, tasks and results must pickle.
+        total, unit, label: of the progress bar.
+        quiet: no bar.
+
+    Raises:
+        UserError: raised by a task, or a process died; the tasks under way are given up.
+    """
+    processes = min(processes, len(tasks))
+    if not tasks:
+        return []
+    with tqdm(total=total, unit=unit, desc=label, disable=quiet, dynamic_ncols=True) as bar:
+        if processes <= 1:
+            work = start(*arguments)
+            return [work(task, bar.update) for task in tasks]
+        context = multiprocessing.get_context("spawn")
+        counter = context.Value("q", 0)
+        with _pool(processes, context, (counter, start, arguments)) as pool:
+            futures = [pool.submit(_run, task) for task in tasks]
+            pending = set(futures)
+            try:
+                while pending:
+                    finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                    bar.update(counter.value - bar.n)
+                    for future in finished:
+                        future.result()
+            except BrokenProcessPool as error:
+                raise UserError("a worker process died: killed, or out of memory (try fewer --processes or a smaller "
+                                "--batch-size); run the same command again to go on where it was") from error
+            return [future.result() for future in futures]
+
+
+@contextmanager
+def _pool(processes: int, context: Any, initargs: tuple) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes are stopped, not waited for, when an error or an interruption leaves the block."""
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=initargs)
+    try:
+        yield pool
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(counter: Any, start: Callable, arguments: tuple) -> None:
+    global _work, _done
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _done = counter
+    _work = start(*arguments)
+
+
+def _die_with_parent() -> None:
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _run(task: Any) -> Any:
+    return _work(task, _report)
+
+
+def _report(units: int) -> None:
+    with _done.get_lock():
+        _done.value += units
