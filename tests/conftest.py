@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import ovd  # noqa: F401 (before mmdet: it stands in for mmcv's compiled operators)
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("OVD_TEST_DATA", ROOT.parent / "shared"))
 

@@ -135,6 +135,22 @@ class OpenVocabDataset(BaseDetDataset):
         record["region_store"] = self.region_store
         return record
 
+    def prepare_data(self, idx: int) -> dict | None:
+        """An image through the pipeline.
+
+        Raises:
+            UserError: The decoded image has another size than its annotations say (the boxes would not fit it).
+        """
+        record = self.get_data_info(idx)
+        stated, path = (record["height"], record["width"]), record["img_path"]
+        packed = self.pipeline(record)
+        found = packed["data_samples"].get("ori_shape", stated) if packed and "data_samples" in packed else stated
+        if tuple(found[:2]) != stated:
+            raise UserError(f"{path}: is {found[1]} x {found[0]} as decoded, {self.ann_file} says {stated[1]} x "
+                            f"{stated[0]}; correct one of them, or, if its EXIF data turn it, load it with "
+                            'LoadImageFromFile(color_type="color_ignore_orientation")')
+        return packed
+
     def get_cat_ids(self, idx: int) -> list[int]:
         """Labels in the image, for repeat factor sampling."""
         return [instance["bbox_label"] for instance in super().get_data_info(idx)["instances"]]

@@ -10,9 +10,9 @@ import torch
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
 from mmengine.dataset import ClassBalancedDataset, pseudo_collate
+from PIL import ExifTags, Image
 from torch.utils.data import DataLoader
 
-import ovd  # noqa: F401 (before mmdet)
 from ovd.data.dataset import OpenVocabDataset
 from ovd.data.transforms import LoadRegions, PackRegions
 from ovd.errors import UserError
@@ -231,6 +231,19 @@ def test_missing_images_are_refused_when_the_dataset_is_built(data_root):
         make(data_root)
     with pytest.raises(UserError, match="data_prefix"):
         make(data_root, data_prefix={"img": "elsewhere"})
+
+
+def test_an_image_of_another_size_than_annotated_is_refused(data_root):
+    path = data_root / "images" / "a.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", SIZE[::-1]).save(path, exif=exif)
+    write(data_root, images=[{"id": 30, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}])
+    with pytest.raises(UserError, match=r"a\.jpg: is 40 x 60 as decoded.*says 60 x 40.*color_ignore_orientation"):
+        make(data_root, pipeline=[*steps(), PackDetInputs()])[0]
+    as_stored = LoadImageFromFile(color_type="color_ignore_orientation")
+    sample = make(data_root, pipeline=[as_stored, *steps()[1:], PackDetInputs()])[0]["data_samples"]
+    assert sample.ori_shape == SIZE
 
 
 def test_a_cut_image_is_refused_when_it_is_read(data_root):

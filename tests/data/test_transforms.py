@@ -20,7 +20,6 @@ from mmdet.datasets.transforms import (
 )
 from mmdet.structures.bbox import HorizontalBoxes
 
-import ovd  # noqa: F401 (before mmdet)
 from ovd.data.transforms import LoadRegions, PackRegions, check_followed, move_boxes
 from ovd.errors import UserError
 from ovd.stores.shards import Regions

@@ -13,8 +13,6 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from small_vocabulary import SPLIT, WIDTH, make_head
 
-import ovd  # noqa: F401 (before mmdet)
-
 HEIGHT_WIDTH = (96, 128)
 
 

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.models.layers import multiclass_nms
 
-import ovd  # noqa: F401 (before mmdet)
 from ovd.models.postprocess import class_wise_nms
 from ovd.models.vild_head import one_label
 

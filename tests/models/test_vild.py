@@ -28,7 +28,7 @@ def step(detector, data: dict) -> dict[str, float]:
     detector.zero_grad()
     found = losses(detector, data)
     sum(value for name, value in found.items() if "loss" in name).backward()
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value.detach()) for name, value in found.items()}
 
 
 @torch.no_grad()
