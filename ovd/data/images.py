@@ -1,4 +1,7 @@
-"""Image files: where they lie, and are they there and whole? OpenCV decodes a JPEG that was cut off without a word, the rest in grey."""
+"""Image files: where they lie, and whether they are there and whole.
+
+OpenCV decodes a JPEG that was cut off without a word, the rest in grey.
+"""
 
 import os
 from dataclasses import dataclass
@@ -31,7 +34,7 @@ def check_image_file(path: str | os.PathLike) -> None:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
             tail = file.read()
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such image; check the image folder and the file names in the annotations") from error
+        raise UserError(f"{path}: no such image; check the image folder and the annotations' file names") from error
     except OSError as error:
         raise UserError(f"{path}: cannot read ({error.strerror})") from error
     if any(head.startswith(start) and tail.endswith(end) for start, end in _ENDS.items()):

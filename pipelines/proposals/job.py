@@ -69,7 +69,7 @@ def _propose(network: "ProposalNetwork", photos: list[Photo], job: Job,
             return None
 
     regions = {photo.image_id: Regions(np.zeros((0, 4), np.float32), np.zeros(0, np.float32)) for photo in photos}
-    batch: "list[Prepared]" = []
+    batch: list[Prepared] = []
 
     def flush() -> None:
         for item, found in zip(batch, network.propose(batch) if batch else ()):
