@@ -1,9 +1,9 @@
 """Reading the regions of one image, at random, into a batch: region store against one ``torch.load`` per image.
 
 The store's rows are copied from the memory map into the batch tensor; the peer loads a file per image that
-``torch.save`` wrote, as DetPro's and OADP's caches do. Both take boxes and embeddings, in the same order of images, with
-files in the page cache. The rounds alternate; the median of a round's time per image counts. The batches are compared
-first.
+``torch.save`` wrote, as DetPro's and OADP's caches do. Both take boxes and embeddings, in the same order of images,
+with files in the page cache. The rounds alternate; the median of a round's time per image counts. The batches are
+compared first.
 """
 
 import argparse
