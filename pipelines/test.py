@@ -68,25 +68,37 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
     Raises:
         UserError: wrong input.
     """
+    from ovd.engine.checkpoints import read_checkpoint
     from ovd.engine.config import load_config, resolve_types
     from ovd.engine.hooks import PicturesHook
-    from ovd.engine.launch import choose_device, is_main, quiet, start_processes, stop_processes
-    from ovd.engine.preflight import check_inputs, find_inputs
+    from ovd.engine.launch import choose_device, is_main, on_main, quiet, start_processes, stop_processes
+    from ovd.engine.preflight import check_class_heads, check_inputs, find_inputs
     from ovd.engine.runner import DetectionRunner
     from ovd.evaluation.results import save_detections
     from ovd.evaluation.table import ap_table
 
     quiet()
     start = time.perf_counter()
-    if out is not None and Path(out).suffix not in (".json", ".pkl"):
-        raise UserError(f"--out {out}: write a .json or a .pkl file")
     torch_device = choose_device(device)
-    cfg = load_config(config, options, data_root, work_dir)
-    resolve_types(cfg)
-    _configure(cfg, checkpoint, kinds, class_head, diagnostics)
-    check_inputs(find_inputs(cfg, ("model", "test_dataloader")))
     start_processes(launcher, torch_device)
+
+    def configure() -> "Config":
+        cfg = load_config(config, options, data_root, work_dir)
+        resolve_types(cfg)
+        _configure(cfg, checkpoint, kinds, class_head, diagnostics)
+        return cfg
+
+    def prepare() -> None:
+        cfg = configure()
+        if out is not None and Path(out).suffix not in (".json", ".pkl"):
+            raise UserError(f"--out {out}: write a .json or a .pkl file")
+        read_checkpoint(checkpoint)
+        check_inputs(find_inputs(cfg, ("model", "test_dataloader")))
+        check_class_heads(cfg.model)
+
     try:
+        on_main(prepare)
+        cfg = configure()
         runner = DetectionRunner.from_config(cfg, torch_device, launcher)
         if show_dir is not None:
             runner.register_hook(PicturesHook(show_dir, show_limit, show_score))
@@ -107,7 +119,6 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
 def _configure(cfg: "Config", checkpoint: str | Path, kinds: Sequence[str] | None, class_head: str | Path | None,
                diagnostics: bool) -> None:
     """Put what the command line says into the config, and leave out what belongs to training."""
-    from ovd.engine.checkpoints import read_checkpoint
     from ovd.engine.config import walk
     from ovd.evaluation.metric import check_kinds
 
@@ -119,7 +130,6 @@ def _configure(cfg: "Config", checkpoint: str | Path, kinds: Sequence[str] | Non
     for section in ("test_dataloader", "test_evaluator"):
         if not cfg.get(section):
             raise UserError(f"{cfg.filename}: nothing to test: the config has no {section}")
-    read_checkpoint(checkpoint)
     cfg.load_from, cfg.resume = str(checkpoint), False
     for _, part in walk(cfg.model):
         if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":

@@ -66,24 +66,33 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
         UserError: wrong input; a run in the work directory that is not this one; a loss that is not finite.
     """
     from ovd.engine.config import load_config, resolve_types
-    from ovd.engine.launch import agree, choose_device, is_main, quiet, start_processes, stop_processes, world_size
-    from ovd.engine.preflight import check_inputs, find_inputs, fingerprints
+    from ovd.engine.launch import choose_device, is_main, on_main, quiet, start_processes, stop_processes, world_size
+    from ovd.engine.preflight import check_class_heads, check_inputs, find_inputs, fingerprints
     from ovd.engine.runner import DetectionRunner
 
     quiet()
     start = time.perf_counter()
     torch_device = choose_device(device)
-    cfg = load_config(config, options, data_root, work_dir)
-    resolve_types(cfg)
-    _configure(cfg, seed, amp, torch_device.type)
-    inputs = find_inputs(cfg, ("model", "train_dataloader"))
-    check_inputs(inputs + find_inputs(cfg, ("val_dataloader",)))
     start_processes(launcher, torch_device)
+
+    def configure() -> "Config":
+        cfg = load_config(config, options, data_root, work_dir)
+        resolve_types(cfg)
+        _configure(cfg, seed, amp, torch_device.type)
+        return cfg
+
+    def prepare() -> tuple[dict, str | None]:
+        cfg = configure()
+        inputs = find_inputs(cfg, ("model", "train_dataloader"))
+        check_inputs(inputs + find_inputs(cfg, ("val_dataloader",)))
+        check_class_heads(cfg.model)
+        record = {"config": {**decisive(cfg), "processes": world_size()}, "inputs": fingerprints(inputs)}
+        return record, _start_from(Path(cfg.work_dir, "final.pth"), record, resume, overwrite)
+
     try:
+        record, checkpoint = on_main(prepare)
+        cfg = configure()
         final = Path(cfg.work_dir, "final.pth")
-        record = {"config": {**decisive(cfg), "processes": world_size()},
-                  "inputs": fingerprints(inputs) if is_main() else {}}
-        checkpoint = agree(_start_from(final, record, resume, overwrite) if is_main() else None)
         if checkpoint == "done":
             if is_main():
                 print(f"{final} is up to date")

@@ -21,5 +21,5 @@ if [ "$nodes" = 1 ] && [ -z "${PORT:-}" ]; then
 else
     meet=(--nnodes "$nodes" --node-rank "$rank" --master-addr "$address" --master-port "${PORT:-29500}")
 fi
-exec "$python" -m torch.distributed.run --nproc-per-node "$processes" "${meet[@]}" \
+exec "$python" -m ovd.engine.launch --nproc-per-node "$processes" "${meet[@]}" \
     "$tools/$stage.py" "$@" --launcher pytorch

@@ -3,12 +3,17 @@
 import contextlib
 import datetime
 import io
+import logging
 import os
+import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
 
 from ovd.errors import UserError
 
@@ -60,13 +65,41 @@ def is_main() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def agree(value: Any) -> Any:
-    """The main process's ``value``, in every process."""
+def on_main(function: Callable[[], Any]) -> Any:
+    """What ``function()`` returns in the main process, in every process.
+
+    A UserError there is raised there; the other processes leave quietly, so that it is reported once.
+    """
     if not dist.is_initialized():
-        return value
-    box = [value]
+        return function()
+    box: list[Any] = [None, None]
+    error = None
+    if is_main():
+        try:
+            box[0] = function()
+        except UserError as mistake:
+            error = mistake
+            box[1] = True
     dist.broadcast_object_list(box, src=0)
+    if error is not None:
+        raise error
+    if box[1]:
+        raise SystemExit(2)
     return box[0]
+
+
+def run_processes(argv: list[str]) -> int:
+    """torchrun with the arguments ``argv``; returns the exit status of the process that failed first, or 0.
+
+    What was wrong has been said by that process; torchrun's own report and traceback would bury it.
+    """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        torchrun(argv)
+    except ChildFailedError as error:
+        status = error.get_first_failure()[1].exitcode
+        return status if status > 0 else 1
+    return 0
 
 
 def quiet() -> None:
@@ -75,3 +108,7 @@ def quiet() -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         import mmdet.datasets
         import mmdet.models  # noqa: F401 - each prints that a package it could use is not there
+
+
+if __name__ == "__main__":
+    sys.exit(run_processes(sys.argv[1:]))

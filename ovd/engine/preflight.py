@@ -8,10 +8,12 @@ from typing import Any
 from mmengine.config import Config
 
 from ovd.engine.config import walk
-from ovd.errors import UserError
+from ovd.errors import UserError, nearest
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.manifest import fingerprint
 from ovd.stores.shards import RegionStore
+from ovd.vocabulary.classes import canonical
+from ovd.vocabulary.splits import get_split
 
 # what makes each kind of input
 REMEDIES = {
@@ -70,6 +72,30 @@ def check_inputs(inputs: list[Input]) -> None:
             if ours and theirs and ours != theirs:
                 raise UserError(f"{head_path} and {store_path} were made with different CLIPs "
                                 f"({ours[:15]}, {theirs[:15]}): make both with the same")
+
+
+def check_class_heads(model: dict) -> None:
+    """Refuse class heads of another width than the model's, or without some class of its split.
+
+    Args:
+        model: the model's config.
+    """
+    for _, part in walk(model):
+        if not isinstance(part.get("class_head"), str):
+            continue
+        root = Path(part.get("data_root") or "")
+        path = root / part["class_head"]
+        head = ClassHead.load(path)
+        if part.get("embed_dim") and part["embed_dim"] != head.dim:
+            raise UserError(f"{path} has width {head.dim}, but the model's embeddings have {part['embed_dim']}: make "
+                            f"it with the CLIP that the model imitates, or set embed_dim={head.dim} and train again")
+        if split := part.get("split"):
+            split = get_split(str(root / split) if str(split).endswith((".json", ".txt")) else split)
+            present = {canonical(name) for name in head.names}
+            absent = [name for name in split.classes if canonical(name) not in present]
+            if absent:
+                raise UserError(f"{path} lacks {len(absent)} of the {len(split.classes)} classes of split "
+                                f"{split.name}, such as {absent[0]!r}{nearest(absent[0], head.names)}")
 
 
 def fingerprints(inputs: list[Input]) -> dict[str, str]:

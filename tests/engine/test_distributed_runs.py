@@ -92,6 +92,14 @@ def test_two_processes_measure_what_one_does(root, world, config, two_processes,
     assert len({row["image_id"] for row in json.loads((tmp_path / "two.json").read_text())}) == 7
 
 
+def test_a_mistake_is_reported_once_and_without_a_traceback(root, config, tmp_path):
+    done = subprocess.run([root / "tools/dist_train.sh", config, "2", "--data-root", tmp_path, "--device", "cpu"],
+                          capture_output=True, text=True, timeout=300, check=False,
+                          env={**os.environ, "PYTHON": sys.executable})
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1 and "not found" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_scripts_without_arguments_say_how_they_are_used(root):
     for script in ("dist_train.sh", "dist_train_multi.sh", "dist_test.sh"):
         done = subprocess.run([root / "tools" / script], capture_output=True, text=True, check=False)

@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 from tiny_world import write_caches, write_world
 
-from ovd.engine.preflight import check_inputs, find_inputs, fingerprints
+from ovd.engine.preflight import check_class_heads, check_inputs, find_inputs, fingerprints
 from ovd.errors import UserError
 
 
@@ -49,6 +49,16 @@ def test_a_missing_input_is_named_with_what_makes_it(world, name, remedy):
     (world / name).rename(world / "away")
     with pytest.raises(UserError, match=f"{name}: not found.*{remedy}"):
         check_inputs(find_inputs(config(world), SECTIONS))
+
+
+def test_a_class_head_must_have_the_models_width_and_the_splits_classes(world):
+    part = {"data_root": str(world), "class_head": "head.safetensors", "split": "annotations/split.json",
+            "embed_dim": 8}
+    check_class_heads({"deep": [{"classifier": part}]})
+    with pytest.raises(UserError, match="has width 8, but the model's embeddings have 512"):
+        check_class_heads({"classifier": {**part, "embed_dim": 512}})
+    with pytest.raises(UserError, match="lacks 65 of the 65 classes of split 48_17, such as 'person'"):
+        check_class_heads({"classifier": {**part, "split": "48_17"}})
 
 
 def test_class_head_and_regions_must_have_one_width(world, tmp_path):

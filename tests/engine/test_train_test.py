@@ -12,6 +12,7 @@ from tiny_world import write_caches, write_world
 
 from ovd.engine.checkpoints import read_checkpoint
 from ovd.errors import UserError
+from ovd.stores.class_heads import ClassHead
 from ovd.stores.manifest import Manifest
 from pipelines.cli import run_stage
 from pipelines.test import evaluate
@@ -157,6 +158,13 @@ def test_a_damaged_checkpoint_is_not_gone_on_with(trained, config, world, tmp_pa
         train(config, data_root=world, work_dir=tmp_path / "run", device="cpu", resume="auto")
 
 
+def test_training_stops_on_a_loss_that_is_not_finite(config, world, tmp_path):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) in iteration \d+.*train/000\d+\.png"):
+        train(config, data_root=world, work_dir=tmp_path, device="cpu",
+              options={"optim_wrapper.optimizer.lr": 1e30, "optim_wrapper.clip_grad": None, "param_scheduler": []})
+    assert not (tmp_path / "final.pth").exists()
+
+
 def test_evaluation_writes_figures_detections_and_pictures(trained, config, world, tmp_path, capsys):
     figures = evaluate(config, trained / "final.pth", data_root=world, work_dir=tmp_path, device="cpu",
                        diagnostics=True, out=tmp_path / "found.json", show_dir=tmp_path / "pictures", show_limit=4,
@@ -178,7 +186,6 @@ def test_evaluation_of_boxes_only(trained, config, world, tmp_path):
 
 
 def test_the_vocabulary_may_be_replaced(trained, config, world, tmp_path):
-    from ovd.stores.class_heads import ClassHead
     head = ClassHead.load(world / "head.safetensors")
     swapped = np.asarray(head.weights)[[1, 0, 2, 3, 4]]
     ClassHead(names=head.names, weights=swapped, stats=dict(head.stats)).save(tmp_path / "swapped.safetensors")
@@ -203,6 +210,9 @@ def mistakes(trained, config, world, tmp_path_factory):
     """Name -> (arguments of a stage, what the message must say)."""
     folder = tmp_path_factory.mktemp("mistakes")
     final = trained / "final.pth"
+    other = write_world(folder / "other", BASE, NOVEL, train=1, val=1)
+    write_caches(other, width=16)
+    ClassHead.load(world / "head.safetensors").select(BASE).save(other / "few.safetensors")
     (folder / "cut.pth").write_bytes(final.read_bytes()[:3000])
     return {
         "unknown key": (("train", config, "--cfg-options", "train_cfg.max_iter=3"), "did you mean max_iters"),
@@ -212,12 +222,16 @@ def mistakes(trained, config, world, tmp_path_factory):
         "cut checkpoint": (("test", config, folder / "cut.pth"), "not a readable checkpoint"),
         "unknown metric": (("test", config, final, "--eval", "boxes"), "boxes is not one of bbox, segm"),
         "no class head": (("test", config, final, "--class-head", folder / "none.safetensors"), "not found"),
+        "other class head": (("test", config, final, "--class-head", other / "head.safetensors"), "has width 16"),
+        "other classes": (("test", config, final, "--class-head", other / "few.safetensors"), "lacks 2 of the 5"),
+        "mixed precision": (("train", config, "--amp"), "needs a GPU"),
         "unknown format": (("test", config, final, "--out", "x.txt"), ".json or a .pkl"),
     }
 
 
 @pytest.mark.parametrize("mistake", ["unknown key", "no data", "no config", "no checkpoint", "cut checkpoint",
-                                     "unknown metric", "no class head", "unknown format"])
+                                     "unknown metric", "no class head", "other class head", "other classes",
+                                     "mixed precision", "unknown format"])
 def test_a_mistake_is_one_line_and_status_2(mistakes, world, tmp_path, mistake, capfd):
     args, message = mistakes[mistake]
     extra = () if "--data-root" in args else ("--data-root", world)
