@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
                         help="where to encode (default: a GPU where there is one)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="crops in a forward pass (default: 512 on a GPU, "
-                        "64 on a processor)")
+                        "32 on a processor)")
     parser.add_argument("--processes", type=int, metavar="N", help="processes that each embed shards of their own "
                         "(default: 1 on a GPU, one a core on a processor, at most "
                         f"{MAX_PROCESSES} and one a shard)")

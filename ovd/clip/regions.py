@@ -35,7 +35,7 @@ def combine_scales(raw_NKD: Tensor) -> Tensor:
 
 def default_batch_size(clip: ClipModel) -> int:
     """Crops in a forward pass where the caller has no wish."""
-    return 512 if clip.device.type == "cuda" else 64
+    return 512 if clip.device.type == "cuda" else 32
 
 
 class RegionEncoder:
@@ -44,7 +44,7 @@ class RegionEncoder:
     Args:
         clip: Any CLIP; its precision is that of the forward pass, sums and norms are in float32.
         recipe: How boxes are cropped.
-        batch_size: Crops in a forward pass, filled across images; by default 512 on a GPU, and 64, which stays in a
+        batch_size: Crops in a forward pass, filled across images; by default 512 on a GPU, and 32, which stays in a
             processor's caches, elsewhere.
         cropper: Replaces the reference cropper.
     """

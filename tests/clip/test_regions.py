@@ -21,7 +21,7 @@ CONFIG = {
 @pytest.fixture(scope="module")
 def clip() -> ClipModel:
     torch.manual_seed(0)
-    model = open_clip.CLIP(**CONFIG).eval()
+    model = open_clip.CLIP(**CONFIG).eval().requires_grad_(False)
     return ClipModel("tiny", model, open_clip.SimpleTokenizer(context_length=24), 32, open_clip.OPENAI_DATASET_MEAN,
                      open_clip.OPENAI_DATASET_STD, "sha256:tiny", True, torch.device("cpu"))
 

@@ -1,0 +1,51 @@
+"""Class embeddings: CLIP's text tower over the prompts of every class, averaged to one row, as a class head."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovd.clip.towers import ClipModel
+from ovd.stores.class_heads import ClassHead
+from ovd.vocabulary.prompts import PromptStyle, class_texts
+
+
+def class_embeddings(clip: ClipModel, names: Sequence[str], style: PromptStyle, *,
+                     synonyms: Mapping[str, Sequence[str]] | None = None,
+                     progress: Callable[[int], None] = lambda texts: None) -> ClassHead:
+    """A class head of one row a class: the mean over its prompts (and synonyms), as the style says.
+
+    A class's row does not depend on the other classes, to the bit: every class is a batch of its own.
+
+    Args:
+        names: Class names, distinct.
+        synonyms: See :func:`ovd.vocabulary.prompts.class_texts`.
+        progress: Called after each class with the number of its texts.
+
+    Returns:
+        A head whose scale is the CLIP's. Rows that the style leaves shorter than one (OADP) make a ``linear`` head, so
+        that their length counts; else it is a ``cosine`` head.
+
+    Raises:
+        UserError: No names, repeated or empty ones; embeddings that are not finite.
+    """
+    rows = []
+    texts = class_texts(names, style, synonyms)
+    for class_prompts in texts:
+        raw_TD = clip.encode_text(class_prompts)
+        rows.append(average(raw_TD, style.normalize_texts, style.normalize_mean))
+        progress(len(class_prompts))
+    provenance = [{"text": name, "prompts": len(class_prompts)} for name, class_prompts in zip(names, texts)]
+    for name, origin in zip(names, provenance):
+        if synonyms and synonyms.get(name):
+            origin["synonyms"] = list(synonyms[name])
+    return ClassHead(tuple(names), torch.stack(rows)[:, None], scale=clip.logit_scale,
+                     norm="cosine" if style.normalize_mean else "linear", provenance=tuple(provenance),
+                     stats={"clip": clip.fingerprint})
+
+
+def average(raw_TD: Tensor, normalize_texts: bool = True, normalize_mean: bool = True) -> Tensor:
+    """One row ``[D]`` from the raw embeddings ``[T, D]`` of T texts: unit length each, mean, unit length."""
+    mean_D = (F.normalize(raw_TD, dim=-1) if normalize_texts else raw_TD).mean(dim=0)
+    return F.normalize(mean_D, dim=-1) if normalize_mean else mean_D
