@@ -31,7 +31,7 @@ val_prefix = "val2017"
 proposal_store_train = "proposals/train_48_17"
 proposal_store_val = "proposals/val_48_17"
 region_store = "regions/train_48_17"
-class_head = "class_heads/vild.safetensors"
+class_head = "class_heads/vild_ViT-B-32.safetensors"
 
 # settings of the offline stages
 proposals = dict(max_per_image=300, batch_size=2)

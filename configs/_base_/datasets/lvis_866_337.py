@@ -31,7 +31,7 @@ val_prefix = ""
 proposal_store_train = "proposals/train_866_337"
 proposal_store_val = "proposals/val_866_337"
 region_store = "regions/train_866_337"
-class_head = "class_heads/vild.safetensors"
+class_head = "class_heads/vild_ViT-B-32.safetensors"
 
 # settings of the offline stages
 proposals = dict(max_per_image=300, batch_size=2)
