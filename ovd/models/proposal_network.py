@@ -53,9 +53,10 @@ class ProposalNetwork:
         init_default_scope(cfg.get("default_scope", "mmdet"))
         self.max_per_image = max_per_image
         self.device = torch.device(device)
-        self.source = source
         self.rpn = _build_rpn(cfg, max_per_image)
-        load_exactly(self.rpn, _rpn_weights(checkpoint["state_dict"]), source)
+        weights = _rpn_weights(checkpoint["state_dict"])
+        load_exactly(self.rpn, weights, source)
+        _check_finite(weights, source)
         self.rpn.to(self.device).eval()
         self.pipeline = _build_pipeline(cfg)
 
@@ -86,11 +87,7 @@ class ProposalNetwork:
 
     @torch.inference_mode()
     def propose(self, batch: Sequence[Prepared]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each photo, boxes float32 ``[n, 4]`` (xyxy, original pixels, inside it) and scores ``[n]``, descending.
-
-        Raises:
-            UserError: the network gives boxes that are not finite.
-        """
+        """For each photo, boxes float32 ``[n, 4]`` (xyxy, original pixels, inside it), scores ``[n]``, descending."""
         data = self.rpn.data_preprocessor({"inputs": [item.inputs for item in batch],
                                            "data_samples": [item.data_sample for item in batch]})
         features = self.rpn.extract_feat(data["inputs"])
@@ -100,9 +97,6 @@ class ProposalNetwork:
     def _tidy(self, photo: Photo, boxes_N4: Tensor, scores_N: Tensor) -> tuple[np.ndarray, np.ndarray]:
         boxes_N4 = boxes_N4.float().cpu().numpy()
         scores_N = scores_N.float().cpu().numpy()
-        if not (np.isfinite(boxes_N4).all() and np.isfinite(scores_N).all()):
-            raise UserError(f"{self.source}: gives boxes that are not finite for {photo.path}; its weights are damaged "
-                            "or its training diverged")
         boxes_N4 = boxes_N4.clip(0, np.float32([photo.width, photo.height] * 2))
         kept = np.flatnonzero((boxes_N4[:, 2] > boxes_N4[:, 0]) & (boxes_N4[:, 3] > boxes_N4[:, 1]))
         kept = kept[np.argsort(-scores_N[kept], kind="stable")][: self.max_per_image]
@@ -149,6 +143,13 @@ def _rpn_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         elif name.startswith(head):
             renamed["bbox_head." + name[len(head):]] = value
     return renamed
+
+
+def _check_finite(weights: dict[str, Tensor], source: str | os.PathLike) -> None:
+    """Refuse weights of a training that diverged: their boxes would be dropped without a word."""
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise UserError(f"{source}: {name} holds values that are not finite; its training diverged, train it again")
 
 
 def _build_pipeline(cfg: Config) -> Compose:

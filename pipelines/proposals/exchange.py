@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ovd.stores.proposals_pkl import export_pkl, import_pkl
-
 from ovd.engine.config import load_config
 from ovd.evaluation.recall import Recall
 from ovd.stores.manifest import current_or_remove, fingerprint, require
+from ovd.stores.proposals_pkl import load_proposals, save_proposals
 from ovd.stores.shards import RegionStore
 from pipelines.proposals.extraction import STAGE, report
 from pipelines.proposals.inputs import Settings, Subset
@@ -42,12 +41,12 @@ def import_proposals(config: str | Path, subset_name: str, file: str | Path, ord
     if current_or_remove(subset.store, STAGE, **record, overwrite=overwrite):
         print(f"{subset.store} is up to date")
     else:
-        found = import_pkl(file, subset.annotations.images, order)
+        found = load_proposals(file, subset.annotations.images, order, max_per_image=settings.max_per_image)
         writer = RegionStore.create(subset.store, "proposals", subset.photos, shard_size, overwrite=overwrite,
                                     config=record)
         missing = writer.missing()
         for shard in missing:
-            writer.write(shard, {i: found[i].top(settings.max_per_image) for i in writer.image_ids(shard)})
+            writer.write(shard, {image_id: found[image_id] for image_id in writer.image_ids(shard)})
         seconds = time.perf_counter() - start
         manifest = writer.finish(STAGE, **record, wall_seconds=round(seconds, 1), flags={"trained_on": None})
         report(subset, manifest, len(missing), seconds)
@@ -60,6 +59,6 @@ def export_proposals(config: str | Path, subset_name: str, file: str | Path, ord
     """Write a store as an mmdet pickle, with an entry per image in ``order``."""
     subset = Subset.read(load_config(config, options, data_root), subset_name, out)
     require(subset.store, kind="proposals")
-    export_pkl(file, RegionStore(subset.store), subset.annotations.images, order)
+    save_proposals(file, RegionStore(subset.store), subset.annotations.images, order)
     which = "in the order of the annotation file" if order == "json" else "by ascending image id"
     print(f"{file}: proposals of {len(subset.photos):,} images, {which} (to be imported with --order {order})")

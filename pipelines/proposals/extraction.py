@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ovd.data.images import check_image_file
 from ovd.engine.checkpoints import read_checkpoint
 from ovd.engine.config import load_config
-from ovd.engine.launch import agree, choose_device, is_main, quiet, start_processes, stop_processes, world_size
+from ovd.engine.launch import choose_device, is_main, on_main, quiet, start_processes, stop_processes, world_size
 from ovd.engine.workers import run_tasks
 from ovd.errors import UserError
 from ovd.evaluation.recall import Recall
@@ -100,16 +100,14 @@ def _extract_subset(subset: Subset, record: dict, shard_size: int, job: dict, pr
                     trained: tuple[str, ...] | None, overwrite: bool) -> None:
     """Bring one store up to date; every process of a distributed run calls this."""
     start = time.perf_counter()
-    current = is_main() and current_or_remove(subset.store, STAGE, **record, overwrite=overwrite)
-    if agree(current):
+    if on_main(lambda: current_or_remove(subset.store, STAGE, **record, overwrite=overwrite)):
         if is_main():
             print(f"{subset.store} is up to date")
         return
     plan = {"path": subset.store, "kind": "proposals", "image_ids": subset.photos, "images_per_shard": shard_size,
             "config": record}
-    writer = RegionStore.create(**plan, overwrite=overwrite) if is_main() else None
-    missing = agree(writer.missing() if writer else None)
-    writer = writer or RegionStore.create(**plan)
+    missing = on_main(lambda: RegionStore.create(**plan, overwrite=overwrite).missing())
+    writer = RegionStore.create(**plan)
     rank = dist.get_rank() if dist.is_initialized() else 0
     tasks = [(shard, [subset.photos[image_id] for image_id in writer.image_ids(shard)])
              for shard in missing[rank::world_size()]]
