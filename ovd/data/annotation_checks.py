@@ -132,9 +132,10 @@ def explain(path: Path, content: bytes, error: "msgspec.DecodeError") -> UserErr
     text = str(error)
     if not content.strip():
         return UserError(f"{path} is empty; fetch or build it again")
-    if text.startswith("Input data was truncated"):
+    malformed = re.fullmatch(r"JSON is malformed: (.*) \(byte (\d+)\)", text)
+    if text.startswith("Input data was truncated") or (malformed and int(malformed[2]) >= len(content)):
         return UserError(f"{path} is cut: its json ends in the middle, at byte {len(content)}; fetch or build it again")
-    if malformed := re.fullmatch(r"JSON is malformed: (.*) \(byte (\d+)\)", text):
+    if malformed:
         position = int(malformed[2])
         line = content.count(b"\n", 0, position) + 1
         near = content[max(0, position - 20) : position + 20].decode(errors="replace")
@@ -196,4 +197,6 @@ def _in_words(text: str) -> str:
     where = where.rstrip("`").lstrip(".")
     if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
         return f"{where or 'its top level'} has no {missing[1]!r}"
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
+        return f"{where} has a field {unknown[1]!r}: too odd a name, or one too many of more than 100 extra fields"
     return f"{where or 'its top level'}: {what[0].lower()}{what[1:].replace('`', '')}"

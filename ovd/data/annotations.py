@@ -164,6 +164,8 @@ def _load(path: Path, content: bytes, on_error: str, skipped: Sequence[str] = ()
             content, skipped = annotation_checks.without_non_finite(path, content, on_error)
             return _load(path, content, on_error, skipped)
         raise annotation_checks.explain(path, content, error) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}); correct the file") from None
     return Annotations(images, annotations, categories, list(skipped))
 
 
@@ -180,22 +182,25 @@ def _no_garbage_collection():
 
 
 _UNKNOWN = re.compile(r"unknown field `(.*)` - at `\$\.(images|annotations|categories)\[\d+\]`$", re.DOTALL)
-_MOST_EXTRA_FIELDS = 100
+_MOST_EXTRA_FIELDS = 100  # each may cost a pass over the file
 
 
 def _decode(content: bytes) -> tuple[list[Image], list[Annotation], list[Category]]:
     """Decode the three lists. Fields that the record types lack are added to them, as raw json, until the file fits."""
     bases = {"images": Image, "annotations": Annotation, "categories": Category}
-    extra: dict[str, list[str]] = {key: [] for key in bases}
+    extra: dict[str, list[str]] = {kind: [] for kind in bases}
     while True:
-        fields = [(key, list[_with_fields(base, extra[key])]) for key, base in bases.items()]
+        fields = [(kind, list[_with_fields(base, extra[kind])]) for kind, base in bases.items()]
         try:
             file = msgspec.json.decode(content, type=msgspec.defstruct("AnnotationFile", fields))
         except msgspec.ValidationError as error:
             unknown = _UNKNOWN.search(str(error))
-            if not unknown or sum(map(len, extra.values())) >= _MOST_EXTRA_FIELDS:
+            if not unknown:
                 raise
-            extra[unknown[2]].append(unknown[1])
+            name, kind = unknown.groups()
+            if re.search(r'["\\\x00-\x1f]', name) or len(extra[kind]) == _MOST_EXTRA_FIELDS:
+                raise  # msgspec has no such field names
+            extra[kind].append(name)
         else:
             return file.images, file.annotations, file.categories
 
