@@ -98,9 +98,10 @@ def test_a_thousand_classes_more_change_no_bit(dim, regions):
         assert same_bits(head.select(head.names[:classes]).logits(x), logits[:, :classes])
 
 
-def test_zero_embeddings_and_signed_zeros_keep_their_bits():
-    head, more = make_head(3), make_head(2, prefix="new", bias=True)
-    x = torch.stack([torch.zeros(8), torch.full((8,), -0.0)])
+def test_a_bias_of_other_classes_keeps_even_the_sign_of_zero():
+    head, more = make_head(3, norm="euclid"), make_head(2, norm="euclid", prefix="new", bias=True)
+    x = head.weights[:, 0]
+    assert math.copysign(1, float(head.logits(x)[0, 0])) == -1, "minus a distance of zero"
     assert same_bits(head.concat(more).logits(x)[:, :3], head.logits(x))
 
 

@@ -130,6 +130,16 @@ def test_views_outlive_the_mapping(store):
         assert_same(view, make_regions(image_id, 8))
 
 
+def test_no_more_shards_are_mapped_than_asked_for(store):
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("needs /proc to see what is mapped")
+    opened = RegionStore(store, mapped_shards=2)
+    for image_id in [*opened.image_ids, *opened.image_ids]:
+        _ = opened[image_id]
+        assert 1 <= sum(str(store) in line for line in maps.read_text().splitlines()) <= 2
+
+
 def test_an_unknown_image_is_one_clear_line(store):
     opened = RegionStore(store)
     assert 9 not in opened and 20 not in opened and "10" not in opened and np.int64(10) in opened
