@@ -115,6 +115,12 @@ class ProgressHook(Hook):
         """Close the bar."""
         self._close()
 
+    def after_val_epoch(self, runner: Any, metrics: dict | None = None) -> None:
+        """Say in one line what a validation in between found."""
+        if is_main_process() and metrics:
+            shown = "  ".join(f"{name} {value:.1f}" for name, value in metrics.items() if name.endswith("/ap50"))
+            tqdm.write(f"iteration {runner.iter}: {shown}")
+
     def before_test(self, runner: Any) -> None:
         """Open the bar for testing."""
         self._open(len(runner.test_dataloader), 0, "test")

@@ -98,12 +98,13 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(trained, config, wo
     assert ours["param_schedulers"] == theirs["param_schedulers"]
 
 
-def test_epochs_and_grouped_batches_resume_exactly_too(config, world, tmp_path):
+def test_epochs_and_grouped_batches_resume_exactly_too(config, world, tmp_path, capsys):
     text = """
 from mmengine.config import read_base
 with read_base():
     from .tiny_vild import *
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=2)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=2, val_interval=1)
+val_cfg, val_dataloader, val_evaluator = dict(type="ValLoop"), test_dataloader, test_evaluator
 train_dataloader.update(batch_sampler=dict(type="AspectRatioBatchSampler"), batch_size=3,
                         sampler=dict(type=DefaultSampler, shuffle=True))
 default_hooks["checkpoint"].update(interval=1)
@@ -117,7 +118,9 @@ default_hooks["checkpoint"].update(interval=1)
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     (tmp_path / "parts" / "epoch_2.pth").unlink()
     (tmp_path / "parts" / "final.pth").unlink()
+    capsys.readouterr()
     train(**run, work_dir=tmp_path / "parts", resume="auto")
+    assert "iteration 6: base/ap50 " in capsys.readouterr().out
     assert_same_weights(tmp_path / "whole" / "final.pth", tmp_path / "parts" / "final.pth")
 
 
