@@ -1,5 +1,8 @@
 """Region embeddings: scales summed raw and then normalised, in batches that run across images."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import open_clip
 import pytest
@@ -117,3 +120,13 @@ def test_embeddings_that_mean_nothing_are_refused(clip, scenes, monkeypatch, val
 def test_bad_boxes_are_refused_before_the_model_runs(clip, scenes):
     with pytest.raises(UserError, match="inverted"):
         RegionEncoder(clip, CropRecipe())(scenes[0][0], np.array([[9, 9, 3, 3]], np.float32))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 2e-3), (torch.float16, 1e-2)])
+def test_the_gpu_gives_the_cpus_embeddings(clip, scenes, precision, tolerance):
+    on_gpu = replace(clip, model=copy.deepcopy(clip.model).to("cuda", precision), device=torch.device("cuda"),
+                     dtype=precision)
+    for image, boxes in scenes:
+        expected = RegionEncoder(clip, CropRecipe())(image, boxes)
+        np.testing.assert_allclose(RegionEncoder(on_gpu, CropRecipe())(image, boxes), expected, atol=tolerance)
