@@ -178,9 +178,11 @@ class RegionStore:
         if old is not None and overwrite:
             _remove_store(path)
             old = None
-        if old is None:
-            if path.exists() and (not path.is_dir() or any(not f.name.startswith(TEMPORARY) for f in path.iterdir())):
+        if old is None and _is_occupied(path):
+            old = _read_plan(path)  # another process may have begun the store in between
+            if old is None:
                 raise UserError(f"{path}: exists and is not a store; choose another output path")
+        if old is None:
             write_bytes(path / "plan.json", (canonical_json(plan) + "\n").encode())
         elif old != plan:
             changed = next(key for key in plan if old.get(key) != plan[key])
@@ -272,6 +274,10 @@ def _sorted_ids(path: Path, image_ids: Iterable[int]) -> np.ndarray:
     if (same := ids[1:] == ids[:-1]).any():
         raise UserError(f"{path}: image id {ids[int(same.argmax())]} occurs twice; image ids must be unique")
     return ids
+
+
+def _is_occupied(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(not f.name.startswith(TEMPORARY) for f in path.iterdir()))
 
 
 def _digest(ids: np.ndarray) -> str:

@@ -1,5 +1,6 @@
 """Region stores: what is written is read, whatever is interrupted or damaged is noticed, other data is refused."""
 
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -434,6 +435,27 @@ def test_several_processes_write_one_store(tmp_path):
                    stdout=subprocess.DEVNULL)
     assert files(tmp_path / "many") == files(tmp_path / "one")
     assert RegionStore(tmp_path / "many").verify() == 60 * 200
+
+
+def begin_stores(folder, gate, errors):
+    for index in range(100):
+        gate.wait()
+        try:
+            RegionStore.create(folder / str(index), "proposals", range(9), 2)
+        except UserError as error:
+            errors.put(str(error))
+
+
+def test_several_processes_may_begin_a_store_at_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    gate, errors = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=begin_stores, args=(tmp_path, gate, errors)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert errors.empty(), errors.get()
+    assert len(os.listdir(tmp_path)) == 100
 
 
 def test_a_write_limit_leaves_no_shard(tmp_path):
