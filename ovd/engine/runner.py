@@ -4,6 +4,7 @@ import copy
 import itertools
 import logging
 import os
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -23,6 +24,15 @@ from ovd.engine.sampling import NumberedSampler, ReplayableDataset, SkippableBat
 from ovd.errors import UserError
 
 _RUNNERS = itertools.count()
+
+
+class RecordedConfig(Config):
+    """The config as a run's log, folder and checkpoints record it: formatted once, which takes half a second."""
+
+    @cached_property
+    def pretty_text(self) -> str:
+        """Python source."""
+        return super().pretty_text
 
 
 class DetectionRunner(Runner):
@@ -55,7 +65,8 @@ class DetectionRunner(Runner):
         cfg.log_processor = {"by_epoch": by_epoch, **(cfg.get("log_processor") or {})}
         # mmengine shares logs and message hubs between runners of one name; its own has a resolution of one second
         name = f"{Path(cfg.filename or 'run').stem}_{next(_RUNNERS)}"
-        return cls(device=device, model=cfg.model, work_dir=cfg.work_dir, launcher=launcher, cfg=cfg,
+        return cls(device=device, model=cfg.model, work_dir=cfg.work_dir, launcher=launcher,
+                   cfg=RecordedConfig(cfg.to_dict(), filename=cfg.filename),
                    experiment_name=name,
                    resume=cfg.get("resume", False), env_cfg=cfg.get("env_cfg", {}),
                    randomness=cfg.get("randomness", {"seed": None}), default_scope=cfg.get("default_scope", "mmdet"),
