@@ -270,7 +270,7 @@ def test_a_config_says_what_to_build(tmp_path):
         ([], "say which split"),
         (["--split", "48_71"], "no split named '48_71'; did you mean 48_17"),
         (["--split", "866_337"], "does not exist"),
-        (["--split", "866_337", "--train-ann", "instances_train2017.json", "--subset", "train"], "no category 'aerosol"),
+        (["--split", "866_337", "--train-ann", "instances_train2017.json", "--subset", "train"], "no category 'aero"),
         (["--split", "48_17", "--train-ann", "instances_tran2017.json"], "did you mean instances_train2017.json"),
         (["none.py"], "none.py"),
     ],
