@@ -72,7 +72,7 @@ def draw_comparison(image: np.ndarray, truth: Instances, methods: Mapping[str, I
 
     What concerns novel classes has colour and a tag: in the ground truth the novel objects; in a method's picture the
     detections that are at a novel object, or that name a novel class: blue if the name is right, orange if it is wrong
-    or nothing is there. Everything else has a thin grey box.
+    or nothing is there. Everything else has a thin grey box. Masks are outlines: a tint would change what a thing is.
 
     Args:
         image: HWC uint8 RGB.
@@ -89,7 +89,7 @@ def draw_comparison(image: np.ndarray, truth: Instances, methods: Mapping[str, I
     is_novel = [label in novel for label in truth.labels.tolist()]
     pictures = {"ground truth": draw_instances(
         image, truth.boxes, [names[label] if new else "" for label, new in zip(truth.labels, is_novel)], truth.labels,
-        _masks_where(truth, is_novel), scale=scale, colours=[RIGHT if new else PLAIN for new in is_novel])}
+        _outlines(truth, is_novel), scale=scale, colours=[RIGHT if new else PLAIN for new in is_novel], opacity=1.0)}
     for title, found in methods.items():
         found = found[clearest(found, min_score)]
         at = found_objects(found, truth)
@@ -100,8 +100,8 @@ def draw_comparison(image: np.ndarray, truth: Instances, methods: Mapping[str, I
             shown.append(concerns)
             tags.append(names[label] if concerns else "")
             colours.append((RIGHT if right else WRONG) if concerns else PLAIN)
-        pictures[title] = draw_instances(image, found.boxes, tags, found.labels, _masks_where(found, shown),
-                                         found.scores, scale, colours)
+        pictures[title] = draw_instances(image, found.boxes, tags, found.labels, _outlines(found, shown),
+                                         found.scores, scale, colours, opacity=1.0)
     return pictures
 
 
@@ -120,8 +120,10 @@ def montage(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
     return np.asarray(page)
 
 
-def _masks_where(instances: Instances, shown: Sequence[bool]) -> np.ndarray | None:
-    """The masks, empty where an instance is not to be filled."""
+def _outlines(instances: Instances, shown: Sequence[bool]) -> np.ndarray | None:
+    """The pixels of each mask that touch its outside; none for an instance that is not to be shown."""
     if instances.masks is None:
         return None
-    return instances.masks & np.asarray(shown, bool).reshape(-1, 1, 1)
+    padded = np.pad(instances.masks, ((0, 0), (1, 1), (1, 1)))
+    inside = padded[:, :-2, 1:-1] & padded[:, 2:, 1:-1] & padded[:, 1:-1, :-2] & padded[:, 1:-1, 2:]
+    return instances.masks & ~inside & np.asarray(shown, bool).reshape(-1, 1, 1)

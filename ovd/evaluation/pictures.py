@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str], labels: Sequence[int],
                    masks: np.ndarray | None = None, scores: Sequence[float] | None = None, scale: int = 1,
-                   colours: Sequence[tuple[int, int, int]] | None = None) -> np.ndarray:
+                   colours: Sequence[tuple[int, int, int]] | None = None, opacity: float = 0.4) -> np.ndarray:
     """Thin boxes, translucent masks, and a readable tag at each box: the class, and the score where there is one.
 
     Args:
@@ -22,6 +22,7 @@ def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str]
         masks: ``[N, H, W]`` bool.
         scale: the picture is so many times larger than the image; :func:`readable_scale` suggests one.
         colours: N RGB colours, instead of those of the classes.
+        opacity: of the masks, 0 to 1.
 
     Returns:
         an image of ``scale`` times the size.
@@ -39,7 +40,7 @@ def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str]
     if masks is not None:
         for index in order:
             mask = np.asarray(masks[index], dtype=bool)
-            canvas[mask] = 0.6 * canvas[mask] + 0.4 * np.array(colours[index], dtype=np.float32)
+            canvas[mask] = (1 - opacity) * canvas[mask] + opacity * np.array(colours[index], dtype=np.float32)
     picture = Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     size = max(10, round(min(height, width) / 28))

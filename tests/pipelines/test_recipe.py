@@ -254,7 +254,7 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on_where_it_was(world, nu
         assert runner.returncode == 130
         wait_for(lambda: not is_alive(int(child.read_text())))
         assert Journal.read(world / "work_dirs" / "r").stages["b"].status == "interrupted"
-    elif is_alive(int(child.read_text())):  # a worker that does not watch its parent, as this one: nobody is left to ask
+    elif is_alive(int(child.read_text())):  # a worker that does not watch its parent: nobody is left to ask it
         os.kill(int(child.read_text()), signal.SIGKILL)
 
     started(world)
