@@ -48,10 +48,12 @@ class LoadReport:
     missing: tuple[str, ...]  # in the module, not in the file
     left_over: tuple[str, ...]  # in the file, not in the module
     reshaped: tuple[str, ...]  # in both, with different shapes
+    overflowed: tuple[str, ...] = ()  # variances beyond the range of the file's half precision
 
     def __str__(self) -> str:
         parts = [f"{len(self.matched)} tensors loaded"]
-        for what, names in (("missing", self.missing), ("left over", self.left_over), ("other shape", self.reshaped)):
+        for what, names in (("missing", self.missing), ("left over", self.left_over), ("other shape", self.reshaped),
+                            ("beyond half precision, taken as its largest number", self.overflowed)):
             if names:
                 shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
                 parts.append(f"{len(names)} {what}: {shown}")
@@ -85,7 +87,9 @@ def load_weights(
 ) -> LoadReport:
     """Load ``weights`` into ``module``, whole or not at all.
 
-    Counters of batch normalisation (``num_batches_tracked``), which many files lack, keep the module's values.
+    Counters of batch normalisation (``num_batches_tracked``), which many files lack, keep the module's values. A
+    variance that a file in half precision has as infinite is taken as the largest number of that precision: networks
+    on 0..255 inputs have such variances in their first layer, not much larger, and infinity would silence the channel.
 
     Args:
         module: receives the values, in its own number format.
@@ -94,8 +98,9 @@ def load_weights(
         allow: patterns (``fnmatch``) of names that may be missing, left over or of another shape.
 
     Raises:
-        UserError: tensors that are not allowed to do not match; the module is unchanged.
+        UserError: tensors that are not allowed to do not match, or values that are not finite; the module is unchanged.
     """
+    weights, overflowed = _within_range(weights, source)
     wanted = {name: value for name, value in module.state_dict().items() if not name.endswith("num_batches_tracked")}
     shared = [name for name in wanted if name in weights]
     reshaped = tuple(name for name in shared if weights[name].shape != wanted[name].shape)
@@ -105,6 +110,7 @@ def load_weights(
         missing=tuple(name for name in wanted if name not in weights),
         left_over=tuple(name for name in weights if name not in wanted and not name.endswith("num_batches_tracked")),
         reshaped=reshaped,
+        overflowed=tuple(name for name in overflowed if name in wanted),
     )
     refused = [
         name
@@ -118,6 +124,19 @@ def load_weights(
         )
     module.load_state_dict({name: weights[name] for name in report.matched}, strict=False)
     return report
+
+
+def _within_range(weights: Mapping[str, Tensor], source: str | os.PathLike) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights with overflowed variances made finite, and the names of those."""
+    finite, overflowed = {}, []
+    for name, value in weights.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            if value.dtype != torch.float16 or not name.endswith("running_var") or not (value > 0).all():
+                raise UserError(f"{source}: {name} holds values that are not finite; get the weights again")
+            value = value.clamp(max=torch.finfo(torch.float16).max)
+            overflowed.append(name)
+        finite[name] = value
+    return finite, overflowed
 
 
 @WEIGHT_INITIALIZERS.register_module(name="Pretrained", force=True)

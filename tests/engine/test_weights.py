@@ -247,9 +247,26 @@ def test_the_imagenet_resnet_recognises_photos_only_with_its_strides_and_channel
         return probabilities.max(1).values.mean(), torch.stack(right).mean()
 
     best, right = certainty("caffe", rgb.flip(1) - CAFFE_MEAN)
-    assert best > 0.55
-    assert right > 0.45
+    assert best > 0.58
+    assert right > 0.49  # 0.474 if the variance that half precision has as infinite silences its channel
     for style, images in (("pytorch", rgb.flip(1) - CAFFE_MEAN), ("caffe", rgb - CAFFE_MEAN.flip(0))):
         other_best, other_right = certainty(style, images)
-        assert best > other_best + 0.08
-        assert right > other_right + 0.05
+        assert best > other_best + 0.05
+        assert right > other_right + 0.03
+
+
+def test_variances_beyond_half_precision_keep_their_channel_alive():
+    weights = {name: value.half() for name, value in small().state_dict().items()}
+    weights["1.running_var"][2] = torch.inf
+    target = small()
+    report = load_weights(target, weights, "x.safetensors")
+    assert target[1].running_var[2] == 65504
+    assert report.overflowed == ("1.running_var",) and "beyond half precision" in str(report)
+
+
+@pytest.mark.parametrize(("name", "value"), [("0.weight", torch.inf), ("1.running_var", torch.nan)])
+def test_other_values_that_are_not_finite_are_refused(name, value):
+    weights = {key: tensor.half() for key, tensor in small().state_dict().items()}
+    weights[name].view(-1)[0] = value
+    with pytest.raises(UserError, match=rf"{name} holds values that are not finite"):
+        load_weights(small(), weights, "x.safetensors")
