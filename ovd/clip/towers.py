@@ -37,7 +37,7 @@ class ClipModel:
         tokenizer: Callable ``list[str] -> long [N, L]``.
         image_size: Side of the square input in pixels.
         mean, std: Per RGB channel, for pixel values in 0..1.
-        fingerprint: ``sha256:...`` over names and values of all weights.
+        fingerprint: ``sha256:...`` over the layers' kinds and the names and values of all weights.
         untrained: Whether the weights are random (allowed only on request; artefacts made with it are marked).
     """
 
@@ -64,7 +64,7 @@ class ClipModel:
     @property
     def logit_scale(self) -> float:
         """The learned inverse temperature, as a factor on cosines."""
-        return float(self.model.logit_scale.exp())
+        return float(self.model.logit_scale.detach().exp())
 
     @torch.inference_mode()
     def encode_text(self, texts: list[str], batch_size: int = 256) -> Tensor:
@@ -237,6 +237,8 @@ def _check_name(architecture: str) -> None:
 
 def _weights_digest(clip: CLIP) -> str:
     digest = hashlib.sha256()
+    for name, module in clip.named_modules():  # GELU and quick-GELU towers differ in nothing but this
+        digest.update(f"{name}:{type(module).__name__};".encode())
     for name, value in sorted(clip.state_dict().items()):
         digest.update(name.encode())
         digest.update(str(value.dtype).encode())

@@ -33,7 +33,7 @@ regions = dict(pretrained="ViT-B/32", recipe=dict(kind="clip", scales=(1.0, 1.5)
 image_scale = (512, 320)  # longer and shorter side at most, in pixels
 
 train_pipeline = [
-    dict(type=LoadImageFromFile),
+    dict(type=LoadImageFromFile, color_type="color_ignore_orientation"),
     dict(type=LoadAnnotations, with_bbox=True, with_mask=True, poly2mask=False),
     dict(type=LoadRegions),
     dict(type=Resize, scale=image_scale, keep_ratio=True),
@@ -41,14 +41,14 @@ train_pipeline = [
     dict(type=PackRegions, max_regions=32, min_size=4),
 ]
 boxes_pipeline = [  # for a proposal network
-    dict(type=LoadImageFromFile),
+    dict(type=LoadImageFromFile, color_type="color_ignore_orientation"),
     dict(type=LoadAnnotations, with_bbox=True),
     dict(type=Resize, scale=image_scale, keep_ratio=True),
     dict(type=RandomFlip, prob=0.5),
     dict(type=PackDetInputs),
 ]
 test_pipeline = [  # annotations after resizing: their boxes stay in original pixels
-    dict(type=LoadImageFromFile),
+    dict(type=LoadImageFromFile, color_type="color_ignore_orientation"),
     dict(type=Resize, scale=image_scale, keep_ratio=True),
     dict(type=LoadAnnotations, with_bbox=True, with_mask=True, poly2mask=False),
     dict(type=PackDetInputs, meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),

@@ -38,7 +38,7 @@ proposals = dict(max_per_image=300, batch_size=2)
 regions = dict(pretrained="ViT-B/32", recipe=dict(kind="clip", scales=(1.0, 1.5)), top_k=300, images_per_shard=512)
 
 train_pipeline = [
-    dict(type=LoadImageFromFile),
+    dict(type=LoadImageFromFile, color_type="color_ignore_orientation"),
     dict(type=LoadAnnotations, with_bbox=True, with_mask=True, poly2mask=False),
     dict(type=LoadRegions, top_k=300),
     dict(type=RandomResize, resize_type=Resize, scale=[(1333, 640), (1333, 800)], keep_ratio=True),
@@ -46,14 +46,14 @@ train_pipeline = [
     dict(type=PackRegions),
 ]
 text_only_pipeline = [  # the same without cached regions
-    dict(type=LoadImageFromFile),
+    dict(type=LoadImageFromFile, color_type="color_ignore_orientation"),
     dict(type=LoadAnnotations, with_bbox=True, with_mask=True, poly2mask=False),
     dict(type=RandomResize, resize_type=Resize, scale=[(1333, 640), (1333, 800)], keep_ratio=True),
     dict(type=RandomFlip, prob=0.5),
     dict(type=PackDetInputs),
 ]
 test_pipeline = [  # annotations after resizing: their boxes stay in original pixels
-    dict(type=LoadImageFromFile),
+    dict(type=LoadImageFromFile, color_type="color_ignore_orientation"),
     dict(type=Resize, scale=(1333, 800), keep_ratio=True),
     dict(type=LoadAnnotations, with_bbox=True, with_mask=True, poly2mask=False),
     dict(type=PackDetInputs, meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
