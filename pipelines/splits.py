@@ -10,14 +10,15 @@ source), with a manifest beside each.
 """
 
 import argparse
-import copy
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ovd.data.annotations import Annotations, load_annotations
+from msgspec.structs import replace as with_fields
+
+from ovd.data.annotations import Annotations, Image, load_annotations
 from ovd.errors import UserError, nearest
 from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, publish
 from ovd.vocabulary import official
@@ -200,13 +201,9 @@ def apply_split(
         annotated = {annotation.image_id for annotation in annotations}
         images = [image for image in images if image.id in annotated]
     if not keep_ids:
-        annotations = list(map(copy.copy, annotations))
-        for annotation in annotations:
-            annotation.category_id = labels[annotation.category_id]
+        annotations = [with_fields(one, category_id=labels[one.category_id]) for one in annotations]
         images = [_relabelled(image, labels) for image in images]
-        categories = [copy.copy(category) for category in categories if category.id in labels]
-        for category in categories:
-            category.id = labels[category.id]
+        categories = [with_fields(one, id=labels[one.id]) for one in categories if one.id in labels]
         categories.sort(key=lambda category: category.id)
     return replace(loaded, images=images, annotations=annotations, categories=categories)
 
@@ -224,14 +221,9 @@ def _labels_by_category(loaded: Annotations, split: Split) -> dict[int, int]:
     return {category.id: split.label(category.name) for category in loaded.categories if category.name in split}
 
 
-def _relabelled(image, labels: dict[int, int]):
-    fields = [field for field in ("neg_category_ids", "not_exhaustive_category_ids") if getattr(image, field)]
-    if not fields:
-        return image
-    image = copy.copy(image)
-    for field in fields:
-        setattr(image, field, [labels[i] for i in getattr(image, field) if i in labels])
-    return image
+def _relabelled(image: Image, labels: dict[int, int]) -> Image:
+    lists = {field: getattr(image, field) for field in ("neg_category_ids", "not_exhaustive_category_ids")}
+    return with_fields(image, **{key: [labels[i] for i in ids if i in labels] for key, ids in lists.items() if ids})
 
 
 def count(annotations: Annotations) -> official.Counts:
