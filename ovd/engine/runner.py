@@ -44,6 +44,10 @@ class DetectionRunner(Runner):
     - a loss that is not finite stops training before the weights change, and the images of the batch are named;
     - processes may compute on CPUs; the console shows progress, and everything else is in the log file.
 
+    Several processes average their gradients. Each normalises its losses by its own counts (anchors, RoIs, positives,
+    regions), as in mmdet: N processes of one image equal one process that accumulates N batches of one image, and are
+    close to one batch of N images.
+
     Args:
         device: where the model computes.
         kwargs: as for mmengine's Runner.

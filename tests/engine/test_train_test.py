@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -96,6 +97,19 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted(trained, config, wo
     for one, other in zip(ours["optimizer"]["state"].values(), theirs["optimizer"]["state"].values()):
         assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
     assert ours["param_schedulers"] == theirs["param_schedulers"]
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(root, trained, config, world, tmp_path):
+    run = subprocess.Popen([sys.executable, "tools/train.py", config, "--data-root", world, "--work-dir", tmp_path,
+                            "--device", "cpu"], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while run.poll() is None and not (tmp_path / "iter_4.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    run.kill()
+    run.wait()
+    assert (tmp_path / "iter_4.pth").exists()
+    train(config, data_root=world, work_dir=tmp_path, device="cpu", resume="auto")
+    assert (tmp_path / "final.pth").read_bytes() == (trained / "final.pth").read_bytes()
 
 
 def test_epochs_and_grouped_batches_resume_exactly_too(config, world, tmp_path, capsys):
