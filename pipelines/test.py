@@ -72,6 +72,7 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
     from ovd.engine.config import load_config, resolve_types
     from ovd.engine.hooks import PicturesHook
     from ovd.engine.launch import choose_device, is_main, on_main, quiet, start_processes, stop_processes
+    from ovd.engine.marks import FLAG, marked, warn
     from ovd.engine.preflight import check_class_heads, check_inputs, find_inputs
     from ovd.engine.runner import DetectionRunner
     from ovd.evaluation.results import save_detections
@@ -88,16 +89,20 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         _configure(cfg, checkpoint, kinds, class_head, diagnostics)
         return cfg
 
-    def prepare() -> None:
+    def prepare() -> bool:
         cfg = configure()
         if out is not None and Path(out).suffix not in (".json", ".pkl"):
             raise UserError(f"--out {out}: write a .json or a .pkl file")
         read_checkpoint(checkpoint)
-        check_inputs(find_inputs(cfg, ("model", "test_dataloader")))
+        inputs = find_inputs(cfg, ("model", "test_dataloader"))
+        check_inputs(inputs)
         check_class_heads(cfg.model)
+        sources = marked([checkpoint, *(entry.path for entry in inputs)])
+        warn(sources, "The figures serve")
+        return bool(sources)
 
     try:
-        on_main(prepare)
+        untrained = on_main(prepare)
         cfg = configure()
         runner = DetectionRunner.from_config(cfg, torch_device, launcher)
         if show_dir is not None:
@@ -108,7 +113,8 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
             if out is not None:
                 save_detections(out, metric.detections, metric.truth)
             path = Path(cfg.work_dir, "metrics.json")
-            path.write_text(json.dumps({k: None if math.isnan(v) else v for k, v in metrics.items()}, indent=1) + "\n")
+            figures = {k: None if math.isnan(v) else v for k, v in metrics.items()}
+            path.write_text(json.dumps({**figures, **({FLAG: True} if untrained else {})}, indent=1) + "\n")
             print(ap_table(metrics))
             print(f"{len(metric.detections)} images in {time.perf_counter() - start:.0f} s: {path}")
         return metrics

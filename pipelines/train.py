@@ -67,6 +67,7 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
     """
     from ovd.engine.config import load_config, resolve_types
     from ovd.engine.launch import choose_device, is_main, on_main, quiet, start_processes, stop_processes, world_size
+    from ovd.engine.marks import FLAG, marked, warn
     from ovd.engine.preflight import check_class_heads, check_inputs, find_inputs, fingerprints
     from ovd.engine.runner import DetectionRunner
 
@@ -87,7 +88,10 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
         check_inputs(inputs + find_inputs(cfg, ("val_dataloader",)))
         check_class_heads(cfg.model)
         record = {"config": {**decisive(cfg), "processes": world_size()}, "inputs": fingerprints(inputs)}
-        return record, _start_from(Path(cfg.work_dir, "final.pth"), record, resume, overwrite)
+        sources = marked([*(entry.path for entry in inputs), *([] if resume in (None, "auto") else [resume])])
+        warn(sources, "What is trained from it serves")
+        flags = {FLAG: True} if sources else {}
+        return record, _start_from(Path(cfg.work_dir, "final.pth"), record, flags, resume, overwrite)
 
     try:
         record, checkpoint = on_main(prepare)
@@ -137,7 +141,7 @@ def _configure(cfg: "Config", seed: int | None, amp: bool, device: str) -> None:
         cfg.optim_wrapper = {"loss_scale": "dynamic", **cfg.optim_wrapper, "type": "AmpOptimWrapper"}
 
 
-def _start_from(final: Path, record: dict, resume: str | Path | None, overwrite: bool) -> str | None:
+def _start_from(final: Path, record: dict, flags: dict, resume: str | Path | None, overwrite: bool) -> str | None:
     """What to start from: a checkpoint, nothing (None), or ``"done"``; clears the work directory for a new run."""
     from ovd.engine.checkpoints import latest_checkpoint, read_checkpoint
     from ovd.stores.manifest import Manifest, current_or_remove, difference, publish
@@ -164,7 +168,7 @@ def _start_from(final: Path, record: dict, resume: str | Path | None, overwrite:
             if re.fullmatch(r"((iter|epoch)_\d+|best_.*)\.pth(\.part)?|last_checkpoint", old.name):
                 old.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    with publish(begun, Manifest("run", "train", **record)) as (temporary, _):
+    with publish(begun, Manifest("run", "train", **record, flags=flags)) as (temporary, _):
         temporary.write_text(json.dumps(record["config"], indent=1) + "\n")
     return checkpoint
 
@@ -181,6 +185,6 @@ def _publish(final: Path, record: dict, runner: Any, seconds: float) -> None:
             "num_base": dataset.metainfo.get("num_base")}
     contents = {"state_dict": {name: value.cpu() for name, value in model.state_dict().items()}, "meta": meta}
     manifest = Manifest("checkpoint", "train", **record, counts={"iterations": runner.iter, "images": len(dataset)},
-                        wall_seconds=round(seconds, 1))
+                        wall_seconds=round(seconds, 1), flags=Manifest.read(final.with_name("run.json")).flags)
     with publish(final, manifest) as (temporary, _), open(temporary, "wb") as file:
         torch.save(contents, file)  # to a file object: given a path, torch would write its name into the archive

@@ -1,8 +1,7 @@
 """ViLD on COCO128 with the 48/17 split: ResNet-50 of caffe style from ImageNet, few RoIs, for two cores.
 
     tools/train.py configs/coco128/vild.py
-    tools/test.py configs/coco128/vild.py work_dirs/coco128_vild/final.pth --eval bbox segm \\
-        --show-dir work_dirs/coco128_vild/pictures
+    tools/test.py configs/coco128/vild.py work_dirs/coco128_vild/final.pth --eval bbox segm --show-dir pictures
 
 The whole chain, and what it reached: docs/real_photos.md. 200 iterations on 128 photos show that every part runs; for
 figures that mean something see configs/vild/vild_r50_fpn_coco_48_17.py.
