@@ -1,4 +1,4 @@
-"""The embedded benchmark: who is novel, exact masks, files that COCO and LVIS readers take, the same bytes from a seed."""
+"""The embedded benchmark: who is novel, exact masks, files that COCO and LVIS readers take, bytes from a seed."""
 
 import hashlib
 import json
