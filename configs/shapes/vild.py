@@ -33,7 +33,8 @@ for part in ("bbox", "mask"):
     model["roi_head"][f"{part}_roi_extractor"].update(out_channels=width, featmap_strides=[4, 8, 16], finest_scale=28)
     model["roi_head"][f"{part}_roi_extractor"]["roi_layer"].update(sampling_ratio=2)
 model["roi_head"]["bbox_head"].update(
-    in_channels=width, num_shared_convs=1, conv_out_channels=width, num_shared_fcs=1, fc_out_channels=512, norm_cfg=None)
+    in_channels=width, num_shared_convs=1, conv_out_channels=width, num_shared_fcs=1, fc_out_channels=512,
+    norm_cfg=None)
 model["roi_head"]["bbox_head"]["classifier"].update(
     class_head=class_head, split=split, data_root=data_root, embed_dim=128, temperature_train=0.02,
     temperature_test=0.02)

@@ -12,8 +12,8 @@ optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.5))))
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.05, by_epoch=False, begin=0, end=warmup_iterations),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=warmup_iterations, end=iterations, T_max=iterations - warmup_iterations,
-         eta_min=1e-5),
+    dict(type=CosineAnnealingLR, by_epoch=False, begin=warmup_iterations, end=iterations,
+         T_max=iterations - warmup_iterations, eta_min=1e-5),
 ]
 train_cfg = dict(type=IterBasedTrainLoop, max_iters=iterations, val_interval=iterations + 1)
 test_cfg = dict(type=TestLoop)
