@@ -50,8 +50,8 @@ report = dict(
     title="Open-vocabulary detection on the embedded benchmark",
     introduction="Two detectors that learned from boxes of 72 base classes are asked for 30 classes of which they have "
                  "never seen a box: new combinations of known colours, patterns and shapes, and shapes that no base "
-                 "class has. ViLD-text goes by the classes' names. ViLD has also learned to imitate CLIP's embeddings of "
-                 "image regions.",
+                 "class has. ViLD-text goes by the classes' names. ViLD has also learned to imitate CLIP's embeddings "
+                 "of image regions.",
     methods=[dict(name="vild_text", title="ViLD-text", metrics=f"{text}/metrics.json",
                   detections=f"{text}/detections.json"),
              dict(name="vild", title="ViLD", metrics=f"{vild}/metrics.json", detections=f"{vild}/detections.json")],
