@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=256, help="crops a step (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak rate of AdamW (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, crops and weights (default: %(default)s)")
-    parser.add_argument("--bf16", action="store_true", help="image tower in bfloat16: twice as fast where the processor "
-                        "has such instructions")
+    parser.add_argument("--bf16", action="store_true",
+                        help="image tower in bfloat16: twice as fast where the processor has such instructions")
     parser.add_argument("--workers", type=int, default=1, help="processes that cut crops (default: %(default)s)")
 
 
@@ -148,7 +148,7 @@ def train(out: Path, *, scenes: int, iterations: int, batch_size: int, learning_
     bpe_ids = used_bpe_ids([*every_text, *COLOURS])
     tokenizer = RemappedTokenizer(bpe_ids, MODEL["text_cfg"]["context_length"])
     config = {**MODEL, "text_cfg": {**MODEL["text_cfg"], "vocab_size": tokenizer.vocab_size}}
-    tokens = {text: row for text, row in zip(every_text, tokenizer(every_text))}
+    tokens = dict(zip(every_text, tokenizer(every_text)))
 
     torch.manual_seed(seed)
     model = CLIP(**config)

@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> None:
         manifest.wall_seconds = round(time.time() - started, 3)
         temporary.write_text(json.dumps(result, indent=1) + "\n")
     for group, value in result.items():
-        print(f"{group:>18}: {value:5.1f} % right of {sum(int(c in split.all_groups()[group]) for c in labels.tolist())}")
+        count = torch.isin(labels, torch.tensor(split.all_groups()[group])).sum()
+        print(f"{group:>18}: {value:5.1f} % of {count} objects")
 
 
 def accuracy_by_group(predicted: Tensor, labels: Tensor, groups: dict[str, list[int]]) -> dict[str, float]:
@@ -99,5 +100,6 @@ def _embed_ground_truth(annotation_file: Path, images: Path, split, encoder: Reg
                 yield encoder.cropper(picture.convert("RGB"), corners)
 
     embedded = encoder.encode(crops())
-    rows = np.concatenate([rows for rows in embedded]) if embedded else np.zeros((0, encoder.clip.embed_dim), np.float16)
-    return torch.tensor(labels), torch.from_numpy(rows)
+    if not embedded:
+        raise UserError(f"{annotation_file}: has no object of the classes of split {split.name}")
+    return torch.tensor(labels), torch.from_numpy(np.concatenate(embedded))
