@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     with locked(recipe.work_dir):
         console.line(f"{recipe.name}: {len(recipe.stages)} stages, logs in {recipe.work_dir / 'logs'}")
         if not run_recipe(recipe, args.overwrite, console):
-            console.line("run the same command again to go on with this stage")
+            console.line("the same command goes on with this stage; with --overwrite, everything is done again")
             return 1
         console.line(f"all stages done, {duration(Journal.read(recipe.work_dir).total_seconds)} in total")
         if not recipe.report:

@@ -21,7 +21,8 @@ vild = "{work_dir}/vild"
 # processes with a thread each get more out of two cores than one with two.
 stages = [
     dict(name="scenes", command=f"shapes {on_data}", outputs=[data]),
-    dict(name="splits", command=f"build-zsl configs/shapes/vild.py {on_data}",
+    dict(name="splits", command=f"build-zsl --split {data}/annotations/split.json {on_data} --train-ann "
+                                "annotations/instances_train.json --val-ann annotations/instances_val.json",
          outputs=[f"{data}/annotations/instances_{subset}_shapes.json" for subset in ("train", "val")]),
     dict(name="class-embeddings", command=f"class-embeddings vild --config configs/shapes/vild.py {on_data}",
          outputs=[f"{data}/class_heads/shapes.safetensors"]),

@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from ovd.errors import UserError
 from ovd.stores.manifest import fingerprint_json
-from pipelines.running.console import Console, duration, last_lines
+from pipelines.running.console import Console, duration, last_lines, without_bar
 from pipelines.running.journal import Journal, StageRecord, code_digest, stamp
 from pipelines.running.recipe_file import Recipe, Stage
 
@@ -211,7 +211,7 @@ class _Execution:
             number = self.recipe.stages.index(running.stage) + 1
             said = last_lines(running.log, running.log_start)
             lines.append(f"[{number:>{len(str(count))}}/{count}] {running.stage.name:<{width}}  running  "
-                         f"{duration(now - running.begin):>12}  {said[0].strip() if said else ''}")
+                         f"{duration(now - running.begin):>12}  {without_bar(said[0]) if said else ''}")
         self.console.redraw(lines)
         time.sleep(POLL_SECONDS)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ovd.errors import UserError
-from pipelines.running.console import duration, last_lines
+from pipelines.running.console import duration, last_lines, without_bar
 from pipelines.running.execution import run_recipe
 from pipelines.running.journal import Journal, covered_seconds, locked
 from pipelines.running.recipe_file import available_cores, load_recipe
@@ -352,6 +352,11 @@ def test_last_lines_show_what_a_terminal_would(tmp_path):
     assert last_lines(log, count=2) == ["first", " 30%|###"]
     assert last_lines(log, start=4, count=5) == ["first", " 30%|###"]
     assert last_lines(tmp_path / "none") == []
+
+
+def test_progress_is_shown_without_its_bar():
+    assert without_bar("crops:  45%|\u2588\u2588\u258e  | 9/20 [00:03<00:04]") == "crops: 45% 9/20 [00:03<00:04]"
+    assert without_bar("a | table | row") == "a | table | row"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"),
