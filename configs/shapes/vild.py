@@ -30,7 +30,7 @@ model["roi_head"]["bbox_head"].update(
 model["roi_head"]["bbox_head"]["classifier"].update(
     class_head=class_head, split=split, data_root=data_root, embed_dim=128, temperature_train=0.02,
     temperature_test=0.02)
-model["roi_head"]["distillation"].update(weight=0.5, warmup=50)
+model["roi_head"]["distillation"].update(weight=2.0, warmup=50)  # base AP50 stays within a point of ViLD-text
 model["roi_head"]["mask_head"].update(num_convs=1, in_channels=width, conv_out_channels=32, norm_cfg=None)
 model["train_cfg"]["rpn"]["sampler"].update(num=64)
 model["train_cfg"]["rpn_proposal"].update(nms_pre=200, max_per_img=60)
