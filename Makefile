@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 PYTHON_IN_VENV := .venv/bin/python
 JOBS ?= 2
-export PYTHON
+unexport PYTHON  # it chooses the interpreter that .venv is made with, and nothing else
 
 .PHONY: help setup demo test lint lock
 
@@ -11,7 +11,7 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## make .venv with the locked versions (the other targets do this themselves)
-	@bash tools/setup.sh
+	@PYTHON="$(PYTHON)" bash tools/setup.sh
 
 demo: setup  ## run the whole pipeline on the embedded benchmark and write a report; goes on where it was
 	@$(PYTHON_IN_VENV) -m pipelines.cli run configs/recipes/demo.py $(ARGS)
