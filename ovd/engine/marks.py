@@ -14,7 +14,7 @@ def marked(artefacts: Iterable[str | os.PathLike]) -> list[Path]:
 
     A checkpoint from the middle of a run has no manifest of its own; the run's counts.
     """
-    return [path for path in map(Path, artefacts) if _flags(path).get(FLAG)]
+    return [path for path in dict.fromkeys(map(Path, artefacts)) if _flags(path).get(FLAG)]
 
 
 def warn(sources: list[Path], what: str) -> None:
