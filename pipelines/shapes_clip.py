@@ -46,8 +46,8 @@ KINDS = (("pattern", "colour", "shape"), ("colour", "shape"), ("pattern", "shape
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=SHAPES_WEIGHTS, help="weights file (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=8000, help="scenes to take crops from (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=6000, help="training steps (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=6000, help="scenes to take crops from (default: %(default)s)")
+    parser.add_argument("--iterations", type=int, default=1200, help="training steps (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=256, help="crops a step (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak rate of AdamW (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, crops and weights (default: %(default)s)")
