@@ -69,7 +69,7 @@ def _pool(processes: int, context: Any, initargs: tuple) -> Iterator[ProcessPool
     try:
         yield pool
     except BaseException:
-        for process in list((pool._processes or {}).values()):
+        for process in multiprocessing.active_children():
             process.terminate()
         raise
     finally:
