@@ -14,6 +14,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -96,9 +97,8 @@ def _equal_records(first: msgspec.Raw, second: msgspec.Raw) -> bool:
 
 def measure(build: Callable, *paths: Path) -> tuple[float, float]:
     """Seconds, and peak resident memory in MB, of ``build`` in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_timed, (build, *paths))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_timed, build, *paths).result()
 
 
 def _timed(build: Callable, *paths: Path) -> tuple[float, float]:
