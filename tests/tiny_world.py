@@ -74,7 +74,6 @@ def _draw(picture: Image.Image, label: int, x: int, y: int, w: int, h: int) -> l
 def write_caches(root: Path, width: int = 8, seed: int = 0, clip: str = "sha256:tiny", regions: int = 10) -> None:
     """``regions`` (a store over the training images) and ``head.safetensors`` (all classes), both random."""
     from ovd.stores.class_heads import ClassHead
-
     from ovd.stores.shards import Regions, RegionStore
 
     rng = np.random.default_rng(seed)

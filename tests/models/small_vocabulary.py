@@ -2,8 +2,8 @@
 
 import torch
 import torch.nn.functional as F
-from ovd.stores.class_heads import ClassHead
 
+from ovd.stores.class_heads import ClassHead
 from ovd.vocabulary.splits import Split
 
 WIDTH = 8
