@@ -133,7 +133,7 @@ def test_what_a_document_names_exists(document):
     text = (ROOT / document).read_text()
     links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if not link.startswith("http")]
     missing = [link for link in links if not (ROOT / document).parent.joinpath(link).exists()]
-    files = set(re.findall(r"\b(?:tools|configs|pipelines|ovd)/[\w/.-]+\.(?:py|sh)\b", text))
+    files = set(re.findall(r"\b(?:tools|configs|pipelines|ovd)/[\w/.-]{2,}\.(?:py|sh)\b", text))
     missing += [name for name in sorted(files) if not (ROOT / name).is_file()]
     stages = re.findall(r"^\s*ovd ([a-z-]+)|`ovd ([a-z-]+)", text, flags=re.MULTILINE)
     missing += [f"ovd {name}" for pair in stages for name in pair if name and name not in STAGES]
