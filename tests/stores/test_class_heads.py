@@ -326,6 +326,13 @@ def test_files_that_are_no_class_head_are_named(tmp_path):
     assert Manifest.path(path).exists()
 
 
+def test_names_that_contradict_the_files_own_are_refused(tmp_path):
+    torch.save({"embeddings": torch.eye(3), "names": ["cat", "dog", "cow"]}, tmp_path / "vild.pth")
+    with pytest.raises(UserError, match=r"vild\.pth: its row 1 is 'dog' by its own names, but 'cow' was given"):
+        import_matrix(tmp_path / "vild.pth", ["cat", "cow", "dog"])
+    assert import_matrix(tmp_path / "vild.pth", ["cat", "dog", "cow"]).names == ("cat", "dog", "cow")
+
+
 def test_export_and_import_of_the_published_dict(tmp_path):
     head = make_head(4, 6)
     head.export(tmp_path / "vild.pth")
