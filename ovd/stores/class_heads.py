@@ -345,8 +345,8 @@ def import_matrix(path: str | os.PathLike, names: str | os.PathLike | Sequence[s
     names = [str(name) for name in names]
     for row, (own, given) in enumerate(zip(own_names or (), names)):
         if canonical(own) != canonical(given):
-            raise UserError(f"{path}: its row {row} is {own!r} by its own names, but {given!r} was given; leave out the "
-                            "names, or give them in the file's order")
+            raise UserError(f"{path}: its row {row} is {own!r} by its own names, but {given!r} was given; leave out "
+                            "the names, or give them in the file's order")
     if matrix.ndim != 2 or not matrix.is_floating_point():
         raise UserError(f"{path}: {matrix.dtype} of shape {list(matrix.shape)}, expected floats [C, D]")
     if len(names) not in matrix.shape:
