@@ -17,7 +17,7 @@ demo: setup  ## run the whole pipeline on the embedded benchmark and write a rep
 	@$(PYTHON_IN_VENV) -m pipelines.cli run configs/recipes/demo.py $(ARGS)
 
 test: setup  ## run the tests, JOBS=2 at a time
-	@OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n $(JOBS) $(ARGS)
+	@OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: setup  ## check the code with ruff
 	@$(PYTHON_IN_VENV) -m ruff check $(ARGS) .
