@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
     """Entry point of ``tools/report.py`` and ``ovd report``."""
     page = write_report(args.work_dir)
     print(f"\n{text_table(page)}\n")
+    if page.warning:
+        print(f"warning: {page.warning}")
     if page.ceiling:
         shown = ", ".join(f"{group_title(group)} {number(value)} %" for group, value in page.ceiling.items())
         print(f"zero-shot accuracy of CLIP on ground-truth crops: {shown}")
@@ -94,14 +96,18 @@ def write_report(work_dir: Path) -> Page:
             classes = exhibits.class_rows()
         if plan.proposals:
             recall = exhibits.recall(plan.proposals)
+    metrics = {method.name: _read_json(method.metrics) for method in plan.methods}
+    untrained = [method.title for method in plan.methods if metrics[method.name].get("untrained")]
     page = Page(
         title=plan.title or f"Recipe {journal.recipe}", introduction=plan.introduction,
         methods={method.name: method.title for method in plan.methods},
-        metrics={method.name: by_group(_read_json(method.metrics), method.metrics) for method in plan.methods},
+        metrics={method.name: by_group(metrics[method.name], method.metrics) for method in plan.methods},
         ceiling=_read_json(plan.clip_zero_shot) if plan.clip_zero_shot else {}, recall=recall,
         timelines=timelines(journal), total_seconds=journal.total_seconds, scenes=scenes, classes=classes,
         settings=_settings(journal), artefacts=_artefacts(journal),
-        commands=[(name, "ovd " + " ".join(record.command)) for name, record in journal.stages.items()])
+        commands=[(name, "ovd " + " ".join(record.command)) for name, record in journal.stages.items()],
+        warning=f"{' and '.join(untrained)} learned from random weights, not from a trained CLIP: the figures for "
+                "novel classes mean nothing." if untrained else "")
     from ovd.evaluation.report_page import render_page
 
     write_bytes(work_dir / "report.json", (json.dumps(as_json(page, journal), indent=1) + "\n").encode())

@@ -59,6 +59,7 @@ class Page:
         settings: (what, value) of the run.
         artefacts: (path, kind, fingerprint) of what the run made.
         commands: (stage, its command).
+        warning: what a reader must know before the figures.
     """
 
     title: str
@@ -74,6 +75,7 @@ class Page:
     settings: Sequence[tuple[str, str]] = ()
     artefacts: Sequence[tuple[str, str, str]] = ()
     commands: Sequence[tuple[str, str]] = ()
+    warning: str = ""
 
     def groups(self) -> list[str]:
         """The groups of classes of any method, the known ones first."""

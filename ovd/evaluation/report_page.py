@@ -24,7 +24,8 @@ def render_page(page: Page) -> str:
 
 
 def _headline(page: Page) -> str:
-    return f'<h1>{escape(page.title)}</h1>\n<p>{escape(page.introduction)}</p>'
+    warning = f'\n<p class="wrong">{escape(page.warning)}</p>' if page.warning else ""
+    return f"<h1>{escape(page.title)}</h1>\n<p>{escape(page.introduction)}</p>{warning}"
 
 
 def _tiles(page: Page) -> str:

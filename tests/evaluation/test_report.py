@@ -138,6 +138,13 @@ def test_what_is_wrong_with_a_report_is_said(world, report, message):
         write_report(run_of(world, **report))
 
 
+def test_figures_of_random_weights_are_marked(world):
+    (world / "metrics.json").write_text(json.dumps({"untrained": True, **METRICS}))
+    work_dir = run_of(world)
+    write_report(work_dir)
+    assert "Method A and Method B learned from random weights" in (work_dir / "report.html").read_text()
+
+
 def test_metrics_of_something_else_are_refused():
     with pytest.raises(UserError, match=r"m\.json: has no figures"):
         by_group({"loss": 3.0}, "m.json")
