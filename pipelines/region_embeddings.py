@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="the config file")
     parser.add_argument("--data-root", help="use the dataset in this folder instead of the config's data_root")
     parser.add_argument("--subset", choices=("train", "val"), default="train", help="images to embed (default: train)")
+    parser.add_argument("--proposals", metavar="DIR", help="embed the boxes of this proposal store (default: the "
+                        "config's proposal_store_train or proposal_store_val)")
     parser.add_argument("--out", help="the region store to write (default: the config's region_store)")
     parser.add_argument("--pretrained", help="CLIP: shapes, ViT-B/32, RN50, an open_clip NAME:TAG, a weights file, or "
                         "untrained:NAME (default: the config's regions.pretrained)")
@@ -100,9 +102,9 @@ class Settings:
 
 
 def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = (),
-                  data_root: str | Path | None = None, subset: str = "train", out: str | Path | None = None,
-                  pretrained: str | None = None, model: str | None = None, precision: str | None = None,
-                  device: str = "auto", batch_size: int | None = None, processes: int | None = None,
+                  data_root: str | Path | None = None, subset: str = "train", proposals: str | Path | None = None,
+                  out: str | Path | None = None, pretrained: str | None = None, model: str | None = None,
+                  precision: str | None = None, device: str = "auto", batch_size: int | None = None, processes: int | None = None,
                   workers: int | None = None, on_error: str = "stop", allow_untrained: bool = False,
                   overwrite: bool = False) -> Path:
     """Embed the proposals of a subset, as the config says.
@@ -135,12 +137,12 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
             raise UserError(f"{name} {value}: needs {least} or more")
     root = Path(cfg.get("data_root") or "")
     ann_file = root / _variable(cfg, f"{subset}_ann")
-    proposals_path = root / _variable(cfg, f"proposal_store_{subset}")
+    proposals_path = Path(proposals) if proposals else root / _variable(cfg, f"proposal_store_{subset}")
     store = Path(out) if out else root / _variable(cfg, "region_store" if subset == "train" else "region_store_val")
     images = _images(ann_file, root / _variable(cfg, f"{subset}_prefix"))
     require(proposals_path, kind="proposals")
-    proposals = RegionStore(proposals_path)
-    proposals.require_images(images)
+    stored = RegionStore(proposals_path)
+    stored.require_images(images)
 
     torch_device = choose_device(device)
     clip_source = {"pretrained": settings.pretrained, "model": settings.model, "device": torch_device,
@@ -158,7 +160,7 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     writer = RegionStore.create(store, "regions", images, settings.images_per_shard, clip.embed_dim,
                                 overwrite=overwrite, config=record)
     on_gpu, cores = torch_device.type == "cuda", available_cores()
-    job = RegionJob(writer, images, proposals, clip_source, settings.recipe, settings.top_k, batch_size,
+    job = RegionJob(writer, images, stored, clip_source, settings.recipe, settings.top_k, batch_size,
                     workers=workers if workers is not None else cores if on_gpu else 0,
                     skip_bad_images=on_error == "skip")
     # not by the shards that are missing: threads, and with them the last bits, must be those of the first run

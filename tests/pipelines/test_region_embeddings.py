@@ -270,6 +270,18 @@ def test_proposals_of_other_images_are_refused(world):
         embed(world, options={"proposal_store_train": "proposals/val"})
 
 
+def test_boxes_of_another_proposal_store_can_be_embedded(world):
+    ids = RegionStore(world / "proposals" / "train").image_ids.tolist()
+    writer = RegionStore.create(world / "elsewhere", "proposals", ids)
+    box = Regions(np.array([[8, 4, 30, 19]], np.float32), np.ones(1, np.float32))
+    writer.write(0, dict.fromkeys(ids, box))
+    writer.finish("proposals", {}, {})
+    store = RegionStore(embed(world, proposals=world / "elsewhere", out=world / "annotated"))
+    assert store.path == world / "annotated"
+    assert store.manifest.inputs["proposals"] == RegionStore(world / "elsewhere").manifest.content
+    assert all(store[image_id].boxes.tolist() == [[8, 4, 30, 19]] for image_id in ids)
+
+
 def test_boxes_outside_their_image_are_refused_before_any_work(world):
     ids = RegionStore(world / "proposals" / "train").image_ids.tolist()
     writer = RegionStore.create(world / "proposals" / "far", "proposals", ids)
