@@ -104,9 +104,9 @@ class Settings:
 def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = (),
                   data_root: str | Path | None = None, subset: str = "train", proposals: str | Path | None = None,
                   out: str | Path | None = None, pretrained: str | None = None, model: str | None = None,
-                  precision: str | None = None, device: str = "auto", batch_size: int | None = None, processes: int | None = None,
-                  workers: int | None = None, on_error: str = "stop", allow_untrained: bool = False,
-                  overwrite: bool = False) -> Path:
+                  precision: str | None = None, device: str = "auto", batch_size: int | None = None,
+                  processes: int | None = None, workers: int | None = None, on_error: str = "stop",
+                  allow_untrained: bool = False, overwrite: bool = False) -> Path:
     """Embed the proposals of a subset, as the config says.
 
     Args:
