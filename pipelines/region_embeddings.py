@@ -138,7 +138,7 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     root = Path(cfg.get("data_root") or "")
     ann_file = root / _variable(cfg, f"{subset}_ann")
     proposals_path = Path(proposals) if proposals else root / _variable(cfg, f"proposal_store_{subset}")
-    store = Path(out) if out else root / _variable(cfg, "region_store" if subset == "train" else "region_store_val")
+    store = Path(out) if out else region_store_of(cfg, subset)
     images = _images(ann_file, root / _variable(cfg, f"{subset}_prefix"))
     require(proposals_path, kind="proposals")
     stored = RegionStore(proposals_path)
@@ -173,6 +173,12 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
                              counts={"crops_per_region": len(settings.recipe.scales)})
     _report(store, manifest, writer, todo, embedded, seconds)
     return store
+
+
+def region_store_of(cfg: Any, subset: str) -> Path:
+    """The config's region store of ``train`` or ``val``; ``regions/val`` where it does not name one for the latter."""
+    name = _variable(cfg, "region_store") if subset == "train" else cfg.get("region_store_val", "regions/val")
+    return Path(cfg.get("data_root") or "", name)
 
 
 def _check_keys(values: Mapping[str, Any], kind: type, where: str) -> None:
