@@ -23,6 +23,7 @@ STAGES = {
     "train": ("train", "train a detector or a proposal network"),
     "test": ("test", "evaluate a checkpoint"),
     "zero-shot": ("zero_shot", "accuracy of a CLIP on ground-truth crops"),
+    "study": ("study", "write the results of a recipe that compares methods over seeds"),
     "report": ("report", "write the report page of a recipe's runs"),
     "run": ("recipe", "run a recipe: a chain of stages"),
 }

@@ -92,6 +92,18 @@ def load_recipe(path: str | os.PathLike, work_dir: str | os.PathLike | None = No
     return Recipe(path, name, seed, jobs, Path(work_dir), tuple(stages), report)
 
 
+def load_section(path: str | os.PathLike, key: str, known: Mapping[str, str], leave: Sequence[str] = ()) -> dict:
+    """A dict of a recipe by its name, with placeholders filled in.
+
+    Args:
+        known: placeholder -> value.
+        leave: placeholders to be filled in later.
+    """
+    path = Path(path)
+    section = _typed(_execute(path), key, dict, path)
+    return _fill_all(section, {**known, **{name: f"{{{name}}}" for name in leave}}, f"{path}: {key}")
+
+
 def available_cores() -> int:
     """Cores this process may use, no more than ``OMP_NUM_THREADS`` says where it is set."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

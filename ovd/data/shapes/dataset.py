@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from ovd.data.shapes.render import SceneObject, render_scene
-from ovd.data.shapes.world import TRAIN_WEIGHT, ShapeClass, world_classes, world_split
+from ovd.data.shapes.world import TRAIN_WEIGHT, ShapeClass, world_classes, supervised_split, world_split
 from ovd.stores.atomic import atomic_write
 
 SUBSETS = {"train": 1, "val": 2}  # part of each scene's seed, so that subsets never share a scene
@@ -35,7 +35,7 @@ def write_dataset(root: Path, counts: dict[str, int], seed: int, size: int, work
     """Render all subsets below ``root``.
 
     Writes ``<subset>2017/<id:012d>.jpg`` and, below ``annotations/``, ``instances_<subset>.json`` (COCO),
-    ``lvis_v1_<subset>.json`` and ``split.json``.
+    ``lvis_v1_<subset>.json``, ``split.json`` and ``split_supervised.json``.
 
     Args:
         counts: Images per subset, e.g. ``{"train": 1000, "val": 250}``.
@@ -60,6 +60,7 @@ def write_dataset(root: Path, counts: dict[str, int], seed: int, size: int, work
         _write_json(root / "annotations" / f"lvis_v1_{subset}.json", _as_lvis(images, annotations, rng))
         summary[subset] = {"images": len(images), "annotations": len(annotations)}
     _write_json(root / "annotations" / "split.json", world_split())
+    _write_json(root / "annotations" / "split_supervised.json", supervised_split())
     return summary
 
 

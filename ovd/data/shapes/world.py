@@ -90,3 +90,9 @@ def world_split() -> dict:
     combination, shape = of_kind(COMBINATION), of_kind(SHAPE)
     return {"name": "shapes", "dataset": "custom", "base": of_kind("base"), "novel": combination + shape, "excluded": [],
             "groups": {COMBINATION: combination, SHAPE: shape}}
+
+
+def supervised_split() -> dict:
+    """The same classes in the same order, all of them base: for the supervised upper bound, which sees every box."""
+    split = world_split()
+    return {**split, "name": "shapes_supervised", "base": split["base"] + split["novel"], "novel": []}

@@ -1,0 +1,119 @@
+"""Write a study's results: json, page and chart, from the metrics of all its runs.
+
+The recipe says what belongs to it, in a dict ``study`` (fields of ovd.evaluation.study.StudyPlan)::
+
+    study = dict(
+        title=..., introduction=..., seeds=(0, 1, 2),
+        metrics="{work_dir}/seed{seed}/{method}/metrics.json",
+        methods=[dict(name="vild_text", title="ViLD-text", about="..."), ...],
+        upper_bound="supervised",
+        questions=[dict(text="Does ...?", of="vild", over="vild_text", figures=["novel/ap50"])])
+
+Writes OUT.json, OUT.md and OUT.png.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import msgspec
+
+from ovd.errors import UserError
+from ovd.evaluation.study import StudyPlan, answers, check_plan, gather, rows
+from ovd.stores.atomic import write_bytes
+from pipelines.running.console import duration
+from pipelines.running.journal import Journal, machine
+from pipelines.running.recipe_file import load_section
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``ovd study``."""
+    parser.add_argument("recipe", type=Path, help="the recipe with a study")
+    parser.add_argument("--work-dir", type=Path, required=True, help="where the recipe's runs are")
+    parser.add_argument("--out", type=Path, required=True, help="what to write, without suffix: docs/results/NAME")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Entry point of ``ovd study``."""
+    write_study(args.recipe, args.work_dir, args.out)
+
+
+def write_study(recipe: Path, work_dir: Path, out: Path) -> list[dict]:
+    """Gather the metrics of a study's runs and write its three files; returns the rows.
+
+    Raises:
+        UserError: A recipe without a study or with a wrong one, a run that is missing.
+    """
+    from ovd.evaluation.study_page import draw_chart, render_markdown
+
+    plan = read_plan(recipe, work_dir)
+    metrics = {(method.name, seed): _metrics(plan, method.name, seed) for method in plan.methods for seed in plan.seeds}
+    table = gather(plan, metrics)
+    found = rows(plan, table)
+    where = {key: value for key, value in machine().items() if key not in ("system",)}
+    contents = {"title": plan.title, "rows": found, "questions": answers(plan, table), "machine": where,
+                "training_seconds": training_seconds(work_dir, plan)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(out.with_suffix(".json"), (json.dumps(contents, indent=1) + "\n").encode())
+    write_bytes(out.with_suffix(".png"), draw_chart(plan, table))
+    page = render_markdown(plan, table, out.with_suffix(".png").name, _settings(recipe, contents))
+    write_bytes(out.with_suffix(".md"), page.encode())
+    width = max(len(row["method"]) for row in found)
+    for row in found:
+        cells = "   ".join(f"{group} {_number(row[f'{group}_ap50'])} ± {_number(row[f'{group}_std'])}"
+                           for group in ("base", "novel", "all"))
+        print(f"{row['method']:<{width}}  {cells}")
+    print(f"box AP50 in per cent over {len(plan.seeds)} seeds; more in {out.with_suffix('.md')}")
+    return found
+
+
+def read_plan(recipe: Path, work_dir: Path) -> StudyPlan:
+    """A recipe's ``study``, checked."""
+    section = load_section(recipe, "study", {"work_dir": str(work_dir)}, leave=("seed", "method"))
+    try:
+        plan = msgspec.convert(section, StudyPlan)
+        check_plan(plan)
+    except (msgspec.ValidationError, UserError) as error:
+        raise UserError(f"{recipe}: study: {error}") from error
+    return plan
+
+
+def training_seconds(work_dir: Path, plan: StudyPlan) -> dict[str, list[float]]:
+    """How long each method's own training took, per seed, from the run's journal (stages ``<method>-<seed>``)."""
+    try:
+        stages = Journal.read(work_dir).stages
+    except UserError:
+        return {}  # the runs were not made by the recipe
+    times = {method.name: [round(stages[f"{method.name}-{seed}"].seconds, 1) for seed in plan.seeds
+                           if f"{method.name}-{seed}" in stages] for method in plan.methods}
+    return {name: seconds for name, seconds in times.items() if seconds}
+
+
+def _metrics(plan: StudyPlan, method: str, seed: int) -> dict[str, float | None]:
+    path = Path(plan.metrics.format(seed=seed, method=method))
+    try:
+        value = msgspec.json.decode(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the recipe to its end first") from None
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path}: not a json file ({error}); test that run again") from error
+    if not isinstance(value, dict) or not any(key.endswith("/ap50") for key in value):
+        raise UserError(f"{path}: has no figures such as \"base/ap50\"; it must be the metrics.json of a test")
+    return value
+
+
+def _settings(recipe: Path, contents: dict) -> list[tuple[str, str]]:
+    where = contents["machine"]
+    versions = ", ".join(f"{name} {where[name]}" for name in ("torch", "onedl-mmdetection", "open-clip-torch")
+                         if name in where)
+    settings = [("command", f"`ovd run {recipe}`"), ("processor", f"{where['processor']}, {where['cores']} cores"),
+                ("versions", versions)]
+    times = {name: sum(seconds) / len(seconds) for name, seconds in contents["training_seconds"].items()}
+    if times:
+        said = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items())
+        settings.append(("a training on one core, on a machine with other work", said))
+    return settings
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
