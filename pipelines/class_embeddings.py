@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("style", nargs="?", default="vild", metavar="STYLE",
                         help=f"how names become prompts: {', '.join(STYLES)} (default: vild)")
     what = parser.add_argument_group("which classes")
-    what.add_argument("--dataset", metavar="D", help="coco (the default), lvis_v1, voc, a split (48_17, 866_337, ...) "
-                      "or a split's .json or .txt")
+    what.add_argument("--dataset", metavar="D", help="coco (the default), lvis_v1, voc, objects365_v2, a split (48_17, "
+                      "866_337, ...) or a split's .json or .txt")
     what.add_argument("--names", metavar="FILE", help="class names of your own: .txt with one a line, or a .json list")
     what.add_argument("--config", metavar="FILE", help="take split, data_root, class_head (the file to write) and "
                       "regions.pretrained from a config")
@@ -195,14 +195,14 @@ def find_vocabulary(dataset: str | None, names_file: str | Path | None = None, d
     """
     from ovd.stores.class_heads import read_names
     from ovd.vocabulary.classes import COCO_NAMES, LVIS_NAMES, VOC_NAMES
-    from ovd.vocabulary.splits import Split, get_split
+    from ovd.vocabulary.splits import get_split
 
     official = {"coco": COCO_NAMES, "lvis_v1": LVIS_NAMES, "voc": VOC_NAMES}
     if dataset is None and not names_file and not for_matrix:
         dataset = "coco"
     split = None
     if dataset:
-        split = Split("voc", "voc", VOC_NAMES) if dataset == "voc" else get_split(dataset, data_root or ".")
+        split = get_split(dataset, data_root or ".")
     if names_file:
         names = tuple(read_names(names_file))
     elif split:

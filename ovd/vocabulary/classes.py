@@ -1,4 +1,4 @@
-"""The class lists of COCO, LVIS v1 and PASCAL VOC, with the spellings and ids of the official files."""
+"""The class lists of COCO, LVIS v1, PASCAL VOC and Objects365, with the spellings and ids of the official files."""
 
 from importlib.resources import files
 
@@ -40,6 +40,11 @@ LVIS_V1: tuple[LvisCategory, ...] = msgspec.json.decode(
 )
 LVIS_NAMES: tuple[str, ...] = tuple(category.name for category in LVIS_V1)
 
+_OBJECTS365: dict[str, tuple[str, ...]] = msgspec.json.decode(
+    files(__package__).joinpath("objects365.json").read_bytes(), type=dict[str, tuple[str, ...]]
+)
+OBJECTS365_V1_NAMES, OBJECTS365_V2_NAMES = _OBJECTS365["v1"], _OBJECTS365["v2"]
+
 # The official LVIS v1 file lacks an "e" here; mmdet and files made with it have corrected the spelling.
 _SPELLINGS = {"speaker_(stereo_equipment)": "speaker_(stero_equipment)"}
 
@@ -47,9 +52,12 @@ _SPELLINGS = {"speaker_(stereo_equipment)": "speaker_(stero_equipment)"}
 def canonical(name: str) -> str:
     """The spelling by which ``name`` is looked up: that of the official file, where several are in use.
 
+    Blanks around a name do not count: Objects365's files have some ("tissue ").
+
     >>> canonical("speaker_(stereo_equipment)")
     'speaker_(stero_equipment)'
     """
+    name = name.strip()
     return _SPELLINGS.get(name, name)
 
 

@@ -7,7 +7,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ovd.errors import UserError, nearest
-from ovd.vocabulary.classes import COCO_NAMES, LVIS_NAMES, LVIS_V1, VOC_NAMES, canonical
+from ovd.vocabulary.classes import (
+    COCO_NAMES,
+    LVIS_NAMES,
+    LVIS_V1,
+    OBJECTS365_V1_NAMES,
+    OBJECTS365_V2_NAMES,
+    VOC_NAMES,
+    canonical,
+)
 
 
 @dataclass(frozen=True)
@@ -176,6 +184,11 @@ SPLITS: dict[str, Split] = {
             Split(f"voc_split{i}", "voc", _without(VOC_NAMES, novel), novel)
             for i, novel in enumerate(_VOC_NOVEL, start=1)
         ),
+        # targets of a transfer: a detector trained elsewhere is asked for them, so that none counts as base
+        Split("voc", "voc", (), VOC_NAMES),
+        Split("coco_transfer", "coco", (), COCO_NAMES),
+        Split("objects365_v1", "objects365_v1", (), OBJECTS365_V1_NAMES),
+        Split("objects365_v2", "objects365_v2", (), OBJECTS365_V2_NAMES),
     )
 }
 

@@ -151,3 +151,16 @@ def test_a_missing_split_file_is_a_users_mistake(tmp_path):
 def test_importing_splits_is_light():
     code = "import sys, ovd.vocabulary.splits; print([m for m in ('torch', 'mmengine', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("name", "count"), [("voc", 20), ("coco_transfer", 80), ("objects365_v1", 365),
+                                             ("objects365_v2", 365)])
+def test_no_class_of_a_transfer_target_is_base(name, count):
+    split = get_split(name)
+    assert (split.num_base, len(split.novel)) == (0, count)
+    assert len({class_name.lower() for class_name in split.classes}) == count
+
+
+def test_objects365_files_spell_some_names_with_blanks_around_them():
+    assert get_split("objects365_v1").label("tissue ") == get_split("objects365_v1").label("tissue")
+    assert "Formula 1 " in get_split("objects365_v2") and "formula 1" not in get_split("objects365_v2")
