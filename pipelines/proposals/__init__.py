@@ -3,6 +3,7 @@
   tools/extract_proposals.py configs/shapes/rpn.py work_dirs/rpn/final.pth
   tools/extract_proposals.py CONFIG --subset train --import-pkl rpn_train.pkl --order json
   tools/extract_proposals.py CONFIG --subset train --export-pkl rpn_train.pkl --order json
+  tools/extract_proposals.py CONFIG --subset train --from-annotations --out data/shapes/proposals/ground_truth
 
 CKPT is an RPN or a two-stage detector, of which the RPN is used. The config says where things are, relative to its
 data_root:
@@ -19,7 +20,7 @@ import argparse
 from ovd.errors import UserError
 
 SUBSETS = ("train", "val")
-EXCHANGE = ("import_pkl", "export_pkl")
+EXCHANGE = ("import_pkl", "export_pkl", "from_annotations")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--import-pkl", metavar="FILE", help="fill the store from an mmdet file instead of running a network: a list "
         "with an array [n, 5] (x1 y1 x2 y2 score) for each image")
     add("--export-pkl", metavar="FILE", help="write the store as such a file instead")
+    add("--from-annotations", action="store_true", help="fill the store (--out) with the annotated boxes instead")
     add("--order", choices=("json", "sorted"), help="which image an entry of that file belongs to: images in the order "
         "of the annotation file, or by ascending id")
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE",
@@ -76,6 +78,13 @@ def run(args: argparse.Namespace) -> int:
         extract_proposals(config, checkpoint, subsets=subsets or SUBSETS, **where, **options)
         return 0
     _check_exchange(exchange, checkpoint, subsets, order)
+    if "from_annotations" in exchange:
+        if not where["out"]:
+            raise UserError("--from-annotations: say where the store of annotated boxes goes: --out DIR")
+        from pipelines.proposals.annotated import annotated_proposals
+
+        annotated_proposals(config, subsets[0], overwrite=options["overwrite"], **where)
+        return 0
     from pipelines.proposals.exchange import export_proposals, import_proposals
 
     if "export_pkl" in exchange:
@@ -87,13 +96,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_exchange(exchange: dict, checkpoint: str | None, subsets: list[str] | None, order: str | None) -> None:
-    if len(exchange) == 2:
-        raise UserError("--import-pkl and --export-pkl: one at a time")
+    if len(exchange) > 1:
+        raise UserError(" and ".join(f"--{name.replace('_', '-')}" for name in exchange) + ": one at a time")
     flag = "--" + next(iter(exchange)).replace("_", "-")
     if checkpoint:
         raise UserError(f"{flag}: runs no network; leave out the checkpoint {checkpoint}")
     if len(subsets or ()) != 1:
-        raise UserError(f"{flag}: say which images the file is of: --subset train, or --subset val")
+        raise UserError(f"{flag}: say which images are meant: --subset train, or --subset val")
+    if "from_annotations" in exchange:
+        if order:
+            raise UserError("--order belongs to --import-pkl and --export-pkl; stores are keyed by image id")
+        return
     if order is None:
         raise UserError(f"{flag}: say which image an entry belongs to: --order json (images as in the annotation file, "
                         "as mmdet's test.py writes them) or --order sorted (by ascending id, as torchvision has them)")
