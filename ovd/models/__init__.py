@@ -5,8 +5,8 @@ from ovd.models.classifier import CosineClassifier
 from ovd.models.clip_backbone import ClipResNet, clip_normalisation
 from ovd.models.losses import RegionDistillationLoss
 from ovd.models.vild import ViLD
-from ovd.models.vild_head import ViLDBBoxHead
+from ovd.models.vild_head import ViLDBBoxHead, ViLDImageHead
 from ovd.models.vild_roi_head import ViLDRoIHead
 
-__all__ = ["ClipResNet", "CosineClassifier", "RegionDistillationLoss", "ViLD", "ViLDBBoxHead", "ViLDRoIHead",
-           "clip_normalisation"]
+__all__ = ["ClipResNet", "CosineClassifier", "RegionDistillationLoss", "ViLD", "ViLDBBoxHead", "ViLDImageHead",
+           "ViLDRoIHead", "clip_normalisation"]

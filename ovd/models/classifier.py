@@ -36,6 +36,11 @@ class CosineClassifier(nn.Module):
         temperature_train, temperature_test: T above (0.01 and 0.007 in DetPro).
         background: Whether there is a background row; without one (ViLD-image) the logits are ``[N, C]``.
 
+    Attributes:
+        base_names: The classes whose annotations the detector learns from: the split's base, or all of the first class
+            head where there is no split. They stay what they are when the vocabulary is replaced.
+        is_base: bool ``[C]``: which classes of the current vocabulary have such a name.
+
     Raises:
         UserError: The class head lacks classes of the split, or is not a cosine head.
     """
@@ -58,9 +63,13 @@ class CosineClassifier(nn.Module):
         self.background = nn.Parameter(torch.empty(self.embed_dim)) if background else None
         self.register_buffer("classes_CMD", torch.zeros(0, 1, self.embed_dim), persistent=False)
         self.register_buffer("counts_C", torch.zeros(0, dtype=torch.long), persistent=False)
+        self.register_buffer("is_base", torch.zeros(0, dtype=torch.bool), persistent=False)
         self.reduce = "single"
         self.names: tuple[str, ...] = ()
+        self.base_names: frozenset[str] = frozenset()
         self.num_base = 0
+        if split is not None or class_head is not None:
+            self.base_names = frozenset(class_head.names if split is None else split.base)
         if class_head is not None:
             self.set_class_head(class_head if split is None else class_head.select(split.classes))
             self.num_base = len(self.names) if split is None else split.num_base
@@ -96,6 +105,7 @@ class CosineClassifier(nn.Module):
         self.reduce = head.reduce
         self.names = head.names
         self.num_base = len(self.names)
+        self.is_base = torch.tensor([name in self.base_names for name in self.names], dtype=torch.bool, device=device)
 
     def forward(self, embeddings_ND: Tensor) -> Tensor:
         """Logits, float32 ``[N, K]``, background last (``[N, C]`` without one); also under autocast.
@@ -121,6 +131,9 @@ class CosineClassifier(nn.Module):
         return torch.cat(columns, dim=1)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Class probabilities ``[N, C]``: softmax over all columns, the background's then left out."""
-        return logits.float().softmax(dim=-1)[:, :self.num_classes]
+        """Class probabilities ``[N, C]``: softmax over all columns, the background's then left out.
+
+        Float32, or float64 where the logits are.
+        """
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)[:, :self.num_classes]
 

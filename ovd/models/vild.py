@@ -2,8 +2,11 @@
 
 from mmdet.models.detectors import MaskRCNN
 from mmdet.registry import MODELS
+from mmdet.structures import SampleList
+from torch import Tensor
 
-from ovd.models.vild_roi_head import MODES, ViLDRoIHead
+from ovd.models.region_detection import MODES, Rescore
+from ovd.models.vild_roi_head import ViLDRoIHead
 from ovd.stores.class_heads import ClassHead
 
 __all__ = ["MODES", "ViLD"]
@@ -19,25 +22,20 @@ class ViLD(MaskRCNN):
     SyncBatchNorm works on accelerators only.
 
     Args:
-        mode: ``"text"``, ``"image"`` or ``"both"``: what the box head learns from (see
+        mode: ``"text"``, ``"image"``, ``"both"`` or ``"ensemble"``: what the box head learns from (see
             :class:`~ovd.models.vild_roi_head.ViLDRoIHead`).
         kwargs: As for mmdet's ``MaskRCNN``.
     """
 
     def __init__(self, *, mode: str = "both", roi_head: dict, **kwargs) -> None:
-        roi_head = dict(roi_head, mode=mode)
-        if mode == "image":
-            bbox_head = dict(roi_head["bbox_head"])
-            bbox_head["classifier"] = dict(bbox_head["classifier"], background=False)
-            roi_head["bbox_head"] = bbox_head
-        super().__init__(roi_head=roi_head, **kwargs)
+        super().__init__(roi_head=dict(roi_head, mode=mode), **kwargs)
 
     roi_head: ViLDRoIHead
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The current vocabulary; a detection's label is an index into it."""
-        return self.roi_head.bbox_head.classifier.names
+        return self.roi_head.classifier.names
 
     def set_class_head(self, head: ClassHead) -> None:
         """Detect the classes of ``head`` from now on, whatever the detector was trained with.
@@ -45,4 +43,20 @@ class ViLD(MaskRCNN):
         Raises:
             UserError: The head's embeddings have another width than the detector's.
         """
-        self.roi_head.bbox_head.set_class_head(head)
+        self.roi_head.set_class_head(head)
+
+    def rescorer(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Rescore | None:
+        """A further opinion on this batch's regions, as :meth:`ViLDRoIHead.predict` takes it; None for none."""
+        return None
+
+    def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
+        """The data samples with ``pred_instances`` (see :meth:`ViLDRoIHead.predict`); proposals that they already have
+        are used."""
+        x = self.extract_feat(batch_inputs)
+        if batch_data_samples[0].get("proposals") is None:
+            proposals = self.rpn_head.predict(x, batch_data_samples, rescale=False)
+        else:
+            proposals = [sample.proposals for sample in batch_data_samples]
+        results = self.roi_head.predict(x, proposals, batch_data_samples, rescale=rescale,
+                                        rescore=self.rescorer(batch_inputs, batch_data_samples))
+        return self.add_pred_to_datasample(batch_data_samples, results)

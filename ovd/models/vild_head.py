@@ -70,6 +70,22 @@ class ViLDBBoxHead(ConvFCBBoxHead):
         return self.bbox_coder.decode(rois[:, 1:], deltas_N4.float(), max_shape=img_shape)
 
 
+@MODELS.register_module()
+class ViLDImageHead(ViLDBBoxHead):
+    """The ensemble's second head: learns embeddings from CLIP's, and neither boxes nor a background (ViLD, sec. 3.4).
+
+    Args:
+        kwargs: As for :class:`ViLDBBoxHead`; what belongs to boxes is not used.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**{**kwargs, "reg_predictor_cfg": {"type": nn.Identity}})
+
+    def forward(self, features: Tensor) -> Tensor:
+        """RoI features to logits ``[N, C]``."""
+        return self.classifier(self.embed(self.trunk(features)))
+
+
 def one_label(scores_NC: Tensor) -> Tensor:
     """Scores where every row keeps only its highest class; the others become 0, ``[N, C]``."""
     top, label = scores_NC.max(dim=1, keepdim=True)

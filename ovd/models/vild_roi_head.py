@@ -17,43 +17,58 @@ from torch import Tensor
 
 from ovd.errors import UserError
 from ovd.models.losses import RegionDistillationLoss
-from ovd.models.postprocess import class_wise_nms
-from ovd.models.vild_head import one_label
-
-MODES = ("text", "image", "both")
+from ovd.models.region_detection import MODES, RegionDetection, RegionLogits, check_weights, full_precision
+from ovd.models.vild_head import ViLDBBoxHead, ViLDImageHead
 
 
 @MODELS.register_module()
-class ViLDRoIHead(StandardRoIHead):
+class ViLDRoIHead(RegionDetection, StandardRoIHead):
     """RoI head that learns from annotations, from CLIP's embeddings of cached regions, or from both (ViLD, sec. 3).
 
     The cached regions are the proposals that were embedded offline; ground-truth boxes are not among them. They share
-    RoIAlign and one pass of the box head with the sampled RoIs: one batch of N + R keeps the device busy, and where the
-    head has batch normalisation, its statistics are those of what it sees at test: proposals. (Two passes would be
-    normalised with two sets of statistics in training, and with one running mixture of them at test.)
+    RoIAlign with the sampled RoIs and, where one head learns from both, one pass of it: one batch of N + R keeps the
+    device busy, and where the head has batch normalisation, its statistics are those of what it sees at test:
+    proposals. (Two passes would be normalised with two sets of statistics in training, and with one running mixture of
+    them at test.)
 
-    Features are cast to float32 before RoIAlign: RoI coordinates take the features' type there, and half precision
-    would round them by up to half a pixel (bfloat16: several pixels).
+    In an ensemble the sampled RoIs pass through ``bbox_head`` only and the regions through ``image_head`` only.
 
     Args:
-        mode: ``"text"`` (classification only), ``"image"`` (distillation only) or ``"both"``.
+        mode: ``"text"`` (classification only), ``"image"`` (distillation only), ``"both"`` (one head learns from both)
+            or ``"ensemble"`` (a head for each: ViLD, sec. 3.4).
         distillation: Config of :class:`~ovd.models.losses.RegionDistillationLoss`; None for its defaults. Not used
             where ``mode`` is ``"text"``.
+        image_head: What the ensemble's image head has other than ``bbox_head``: its type, widths, classifier settings.
         kwargs: As for mmdet's ``StandardRoIHead``. ``test_cfg.diagnostics=True`` adds ``pred_one_label`` and
-            ``gt_pred_labels`` to the data samples.
+            ``gt_pred_labels`` to the data samples; score fusion: see :class:`RegionDetection`.
+
+    Raises:
+        UserError: Unknown mode, an image head outside an ensemble, class-specific masks, weights outside [0, 1].
     """
 
-    def __init__(self, mode: str = "both", distillation: dict | None = None, **kwargs) -> None:
-        if mode not in MODES:
-            raise UserError(f"ViLD mode {mode!r} is not one of {', '.join(MODES)}")
-        super().__init__(**kwargs)
+    def __init__(self, bbox_head: dict, mode: str = "both", distillation: dict | None = None,
+                 image_head: dict | None = None, **kwargs) -> None:
+        check_mode(mode, image_head)
+        check_weights(kwargs.get("test_cfg"))
+        super().__init__(bbox_head=text_head_config(bbox_head, mode), **kwargs)
         if self.with_mask and not self.mask_head.class_agnostic:
             raise UserError("the mask head must be class-agnostic to serve any vocabulary: set class_agnostic=True")
         self.mode = mode
         self.bbox_head.classify = mode != "image"
+        self.image_head = None
+        if mode == "ensemble":
+            self.image_head = MODELS.build(image_head_config(bbox_head, image_head))
         self.distillation = None
         if mode != "text":
             self.distillation = MODELS.build(distillation or {"type": RegionDistillationLoss})
+
+    @property
+    def text_heads(self) -> list[ViLDBBoxHead]:
+        return [self.bbox_head]
+
+    @property
+    def image_heads(self) -> list[ViLDImageHead]:
+        return [] if self.image_head is None else [self.image_head]
 
     def loss(self, x: tuple[Tensor], rpn_results_list: InstanceList, batch_data_samples: SampleList) -> dict:
         """Losses of both heads, and ``loss_distill`` where the mode asks for it.
@@ -64,10 +79,10 @@ class ViLDRoIHead(StandardRoIHead):
             batch_data_samples: Per image, ``gt_instances`` and, unless ``mode`` is ``"text"``, ``regions``: ``bboxes
                 [r, 4]`` in input pixels and unit ``embeddings [r, D]`` (r may be 0).
         """
-        x = _full_precision(x)
+        x = full_precision(x)
         gt_instances, gt_ignored, _ = unpack_gt_instances(batch_data_samples)
         sampled = [self._sample(*image) for image in zip(rpn_results_list, gt_instances, gt_ignored)]
-        regions = None if self.distillation is None else [_regions_of(sample) for sample in batch_data_samples]
+        regions = None if self.distillation is None else [regions_of(sample) for sample in batch_data_samples]
         box = self.bbox_loss(x, sampled, regions)
         losses = dict(box["loss_bbox"])
         if self.with_mask:
@@ -81,108 +96,81 @@ class ViLDRoIHead(StandardRoIHead):
 
     def bbox_loss(self, x: tuple[Tensor], sampling_results: list[SamplingResult],
                   regions: list[InstanceData] | None = None) -> dict:
-        """Box-head losses of the sampled RoIs, and distillation of the regions, from one pass of the shared layers."""
-        head = self.bbox_head
+        """Box-head losses of the sampled RoIs, and distillation of the regions, from one RoIAlign."""
         rois = bbox2roi([result.priors for result in sampling_results])
-        count = len(rois)
-        region_rois = [] if regions is None else [bbox2roi([image.bboxes.to(rois) for image in regions])]
+        region_rois = [] if regions is None else [region_rois_of(regions, rois)]
         features = self.bbox_roi_extractor(x[:self.bbox_roi_extractor.num_inputs], torch.cat([rois, *region_rois]))
-        trunk = head.trunk(features)
-        embeddings = head.embed(trunk)
-        losses = head.loss_and_target(head.classifier(embeddings[:count]) if head.classify else None,
-                                      head.fc_reg(trunk[:count]), rois, sampling_results, self.train_cfg)["loss_bbox"]
+        logits, deltas, student_RD = pass_heads(self.bbox_head, self.image_head, features, len(rois))
+        losses = self.bbox_head.loss_and_target(logits, deltas, rois, sampling_results, self.train_cfg)["loss_bbox"]
         if regions is not None:
-            teacher_RD = torch.cat([image.embeddings.float() for image in regions])
-            losses["loss_distill"] = self.distillation(embeddings[count:], teacher_RD)
-        return {"loss_bbox": losses, "bbox_feats": features[:count]}
+            losses["loss_distill"] = self.distillation(student_RD, teacher_of(regions))
+        return {"loss_bbox": losses, "bbox_feats": features[:len(rois)]}
 
-    def predict(self, x: tuple[Tensor], rpn_results_list: InstanceList, batch_data_samples: SampleList,
-                rescale: bool = False) -> InstanceList:
-        """Detections per image: ``bboxes``, ``scores``, ``labels`` and, with a mask head, ``masks``.
-
-        With ``test_cfg.diagnostics``, from the same pass, on the data samples:
-
-        - ``pred_one_label``: detections where every RoI votes for its highest class only (no masks);
-        - ``gt_pred_labels``: long ``[g]``, the highest class at each box of ``gt_instances``, which are in original
-        pixels.
-
-        Args:
-            rescale: Give boxes (and masks) in original pixels, not in input pixels.
-        """
-        x = _full_precision(x)
-        metas = [sample.metainfo for sample in batch_data_samples]
-        diagnose = bool(self.test_cfg.get("diagnostics", False))
-        proposals = [result.bboxes for result in rpn_results_list]
-        gt_boxes = [_gt_in_input_pixels(sample) for sample in batch_data_samples] if diagnose else []
-        rois = bbox2roi(proposals + gt_boxes)
-        if gt_boxes:
-            rois[:, 0] %= len(proposals)
-        logits, deltas = self.bbox_head(self.bbox_roi_extractor(x[:self.bbox_roi_extractor.num_inputs], rois))
-        sizes = [len(boxes) for boxes in proposals + gt_boxes]
-        rois, logits, deltas = (list(tensor.split(sizes)) for tensor in (rois, logits, deltas))
-        number = len(proposals)
-        results = [self._detect(*image, self.test_cfg) for image in zip(rois, logits, deltas, metas)]
-        for index, sample in enumerate(batch_data_samples if diagnose else []):
-            voted = self._detect(rois[index], logits[index], deltas[index], metas[index], self.test_cfg, one_label)
-            voted.bboxes = _rescaled(voted.bboxes, metas[index]) if rescale else voted.bboxes
-            del voted.roi_index
-            sample.pred_one_label = voted
-            sample.gt_pred_labels = logits[number + index][:, :self.bbox_head.num_classes].argmax(dim=1)
-        if self.with_mask:
-            self._add_masks(x, metas, results, rescale)
-        else:
-            for result, meta in zip(results, metas):
-                result.bboxes = _rescaled(result.bboxes, meta) if rescale else result.bboxes
-        for result in results:
-            del result.roi_index
-        return results
-
-    def _add_masks(self, x: tuple[Tensor], metas: list[dict], results: list[InstanceData], rescale: bool) -> None:
-        """Masks of the detections, in place. Boxes and masks know no classes, so each RoI's is made and pasted once."""
-        distinct, indices = [], []
-        for result in results:
-            rois, index = result.roi_index.unique(return_inverse=True)
-            boxes = result.bboxes.new_empty(len(rois), 4)
-            boxes[index] = result.bboxes
-            distinct.append(InstanceData(bboxes=boxes, labels=torch.zeros_like(rois)))
-            indices.append(index)
-        distinct = self.predict_mask(x, metas, distinct, rescale=rescale)
-        for result, masked, index in zip(results, distinct, indices):
-            result.bboxes, result.masks = masked.bboxes[index], masked.masks[index]
-
-    def _detect(self, rois: Tensor, logits_NK: Tensor, deltas_N4: Tensor, meta: dict, cfg: dict, filter_scores=None,
-                ) -> InstanceData:
-        """Detections of one image in input pixels."""
-        scores_NC = self.bbox_head.classifier.probabilities(logits_NK)
-        if filter_scores is not None:
-            scores_NC = filter_scores(scores_NC)
-        boxes_N4 = self.bbox_head.decode(rois, deltas_N4, meta["img_shape"])
-        return class_wise_nms(boxes_N4, scores_NC, cfg.score_thr, cfg.nms["iou_threshold"], cfg.max_per_img)
+    def region_logits(self, x: tuple[Tensor], rois: Tensor, metas: list[dict]) -> RegionLogits:
+        features = self.bbox_roi_extractor(x[:self.bbox_roi_extractor.num_inputs], rois)
+        logits, deltas = self.bbox_head(features)
+        return RegionLogits(((logits, *(head(features) for head in self.image_heads)),), rois, deltas)
 
 
-def _full_precision(levels: tuple[Tensor]) -> tuple[Tensor]:
-    return tuple(level.float() for level in levels)
+def pass_heads(text_head: ViLDBBoxHead, image_head: ViLDImageHead | None, features: Tensor, count: int,
+               ) -> tuple[Tensor | None, Tensor, Tensor]:
+    """One stage's heads in training.
+
+    Args:
+        image_head: None where ``text_head`` also learns from the regions.
+        features: RoI features of the ``count`` sampled RoIs, then of the R regions.
+
+    Returns:
+        Logits ``[count, K]`` (None where the head does not classify), deltas ``[count, 4]``, embeddings ``[R, D]``. All
+        parameters are in the graph, whatever R is, so that every process of a distributed run has the same graph.
+    """
+    if image_head is None:
+        trunk = text_head.trunk(features)
+        embeddings = text_head.embed(trunk)
+        trunk, embeddings, student_RD = trunk[:count], embeddings[:count], embeddings[count:]
+    else:
+        trunk = text_head.trunk(features[:count])
+        embeddings = text_head.embed(trunk)
+        seen = features[count:] if len(features) > count else features[:1]  # norms cannot take an empty batch
+        student_RD = image_head.embed(image_head.trunk(seen))[:len(features) - count]
+    return text_head.classifier(embeddings) if text_head.classify else None, text_head.fc_reg(trunk), student_RD
 
 
-def _regions_of(sample) -> InstanceData:
+def check_mode(mode: str, image_head: dict | None) -> None:
+    """Refuse an unknown mode, and an image head that the mode would not use."""
+    if mode not in MODES:
+        raise UserError(f"ViLD mode {mode!r} is not one of {', '.join(MODES)}")
+    if image_head is not None and mode != "ensemble":
+        raise UserError(f"mode {mode!r} has no image head: remove roi_head.image_head, or set mode='ensemble'")
+
+
+def text_head_config(bbox_head: dict, mode: str) -> dict:
+    """The box head's config in a mode: ViLD-image has no background."""
+    if mode != "image":
+        return bbox_head
+    return dict(bbox_head, classifier=dict(bbox_head["classifier"], background=False))
+
+
+def image_head_config(bbox_head: dict, image_head: dict | None) -> dict:
+    """The image head's config: that of the box head with what ``image_head`` has other, and without background."""
+    changes = dict(image_head or {})
+    classifier = {**bbox_head["classifier"], **changes.pop("classifier", {}), "background": False}
+    return {**bbox_head, "type": ViLDImageHead, **changes, "classifier": classifier}
+
+
+def regions_of(sample) -> InstanceData:
+    """The cached regions of a data sample."""
     if "regions" not in sample:
         raise UserError("distillation needs cached regions, and the data has none: put LoadRegions and PackRegions "
                         "into the training pipeline, or set mode='text'")
     return sample.regions
 
 
-def _scale(boxes: Tensor, meta: dict) -> Tensor:
-    return boxes.new_tensor(meta["scale_factor"]).repeat(2)
+def region_rois_of(regions: list[InstanceData], like: Tensor) -> Tensor:
+    """Boxes of the images' regions as RoIs ``[R, 5]``, of the type of ``like``."""
+    return bbox2roi([image.bboxes.to(like) for image in regions])
 
 
-def _rescaled(boxes: Tensor, meta: dict) -> Tensor:
-    """Boxes of the network's input in original pixels."""
-    return boxes / _scale(boxes, meta)
-
-
-def _gt_in_input_pixels(sample) -> Tensor:
-    if "bboxes" not in sample.get("gt_instances", ()):
-        raise UserError("diagnostics need ground-truth boxes: put LoadAnnotations after Resize in the test pipeline, "
-                        "or set test_cfg.rcnn.diagnostics=False")
-    boxes = sample.gt_instances.bboxes
-    return boxes * _scale(boxes, sample.metainfo)
+def teacher_of(regions: list[InstanceData]) -> Tensor:
+    """CLIP's embeddings of the regions, float32 ``[R, D]``."""
+    return torch.cat([image.embeddings.float() for image in regions])
