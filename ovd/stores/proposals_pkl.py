@@ -10,18 +10,17 @@ import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ovd.errors import UserError, nearest
+from ovd.stores.array_pickle import PickledArray, load_arrays
 from ovd.stores.atomic import atomic_write
 from ovd.stores.shards import Regions, RegionStore
 
 ORDERS = ("json", "sorted")
 TOLERANCE = 1.0  # pixels that a box may reach over the image's border
-
-_NUMBERS = {kind + size for kind in "iu" for size in "1248"} | {"f2", "f4", "f8", "b1"}
 
 
 class ImageSize(Protocol):
@@ -93,7 +92,7 @@ def _in_order(images: Sequence[ImageSize], order: str) -> list[ImageSize]:
 
 def _boxes(path: Path, index: int, entry: Any, image_id: int) -> np.ndarray:
     where = f"{path}: entry {index} (image {image_id})"
-    if not isinstance(entry, _Array) or entry.array is None:
+    if not isinstance(entry, PickledArray) or entry.array is None:
         raise UserError(f"{where} is of type {_type(entry)}, expected an array [n, 5] (is this a file of detections, "
                         "not of proposals?)")
     array = entry.array
@@ -125,83 +124,11 @@ def _other_order(checked: list[np.ndarray], images: Sequence[ImageSize], order: 
 
 
 def _read(path: Path) -> list[Any]:
-    try:
-        with open(path, "rb") as file:
-            entries = _Unpickler(file).load()
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except Exception as error:  # a damaged pickle raises nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: cannot be read as a pickle ({reason}); it is truncated or another kind of file") \
-            from error
+    entries = load_arrays(path)
     if not isinstance(entries, (list, tuple)):
         raise UserError(f"{path}: is of type {_type(entries)}, expected a list with an array [n, 5] per image")
     return list(entries)
 
 
 def _type(value: Any) -> str:
-    return "array" if isinstance(value, _Array) else type(value).__name__.strip("_")
-
-
-class _Dtype:
-    """Stands for numpy.dtype while a pickle is read; numbers only."""
-
-    def __init__(self, name: Any, *_: Any) -> None:
-        self.name = name.decode() if isinstance(name, bytes) else str(name)
-        self.order = "="
-        if self.name.lstrip("<>=|") not in _NUMBERS:
-            raise UserError(f"holds arrays of type {self.name!r}, expected numbers")
-
-    def __setstate__(self, state: tuple) -> None:
-        self.order = state[1]
-
-    def real(self) -> np.dtype:
-        return np.dtype(self.name).newbyteorder(self.order)
-
-
-class _Array:
-    """Stands for a numpy array while a pickle is read."""
-
-    def __init__(self) -> None:
-        self.array: np.ndarray | None = None
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, is_fortran, data = state
-        data = data.encode("latin1") if isinstance(data, str) else data  # written by Python 2
-        self.fill(data, dtype, shape, "F" if is_fortran else "C")
-
-    def fill(self, data: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> "_Array":
-        self.array = np.frombuffer(bytes(data), dtype.real()).reshape(shape, order=order)
-        return self
-
-
-def _reconstruct(kind: type, shape: Any, code: Any) -> _Array:
-    return _Array()
-
-
-def _frombuffer(data: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str) -> _Array:
-    return _Array().fill(data, dtype, shape, order)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")  # how protocols 0 to 2 carry bytes
-
-
-class _Unpickler(pickle.Unpickler):
-    _KNOWN = {
-        ("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): _encode,
-        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-        ("numpy.core.numeric", "_frombuffer"): _frombuffer, ("numpy._core.numeric", "_frombuffer"): _frombuffer,
-    }
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="latin1")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._KNOWN:
-            raise UserError(f"holds {module}.{name}, not only arrays and lists; such a file could run code and is not "
-                            "read")
-        return self._KNOWN[module, name]
+    return "array" if isinstance(value, PickledArray) else type(value).__name__.strip("_")
