@@ -22,6 +22,7 @@ STAGES = {
     "embed-regions": ("region_embeddings", "CLIP image embeddings of proposals"),
     "train": ("train", "train a detector or a proposal network"),
     "test": ("test", "evaluate a checkpoint"),
+    "clip-on-crops": ("clip_on_crops", "evaluate CLIP on cropped proposals, without training"),
     "zero-shot": ("zero_shot", "accuracy of a CLIP on ground-truth crops"),
     "study": ("study", "write the results of a recipe that compares methods over seeds"),
     "report": ("report", "write the report page of a recipe's runs"),

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ovd.engine.sampling import seed_everything
-from ovd.evaluation.pictures import draw_instances, readable_scale, side_by_side
+from ovd.evaluation.pictures import detections_beside_truth
 
 
 class NonFiniteLossError(RuntimeError):
@@ -163,20 +163,7 @@ class PicturesHook(Hook):
         for sample in outputs[:max(0, self.limit - self.written)]:
             path = Path(sample.metainfo["img_path"])
             image = np.asarray(Image.open(path).convert("RGB"))
-            scale = readable_scale(image)
-            found = sample.pred_instances
-            found = found[found.scores >= self.min_score]
-            found = found[found.scores.argsort(descending=True)[:self.max_boxes]].cpu()
-            shown = draw_instances(image, found.bboxes.numpy(), [names[i] for i in found.labels], found.labels.numpy(),
-                                   found.masks.numpy() if "masks" in found else None, found.scores.numpy(), scale)
-            if "gt_instances" in sample:
-                true = sample.gt_instances.cpu()
-                boxes = getattr(true.bboxes, "tensor", true.bboxes).numpy()
-                masks = true.masks.to_ndarray() if "masks" in true else None
-                if masks is not None and masks.shape[1:] != image.shape[:2]:
-                    masks = None  # of the image as the network sees it
-                truth = draw_instances(image, boxes, [names[i] for i in true.labels], true.labels.numpy(), masks,
-                                       scale=scale)
-                shown = side_by_side(truth, shown)
+            shown = detections_beside_truth(image, names, sample.pred_instances, sample.get("gt_instances"),
+                                            self.min_score, self.max_boxes)
             Image.fromarray(shown).save(self.folder / f"{path.stem}.jpg", quality=92)
             self.written += 1

@@ -5,9 +5,13 @@ Shapes: N instances; images are HWC uint8 RGB; boxes are x1, y1, x2, y2 in pixel
 
 import colorsys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from mmengine.structures import InstanceData
 
 
 def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str], labels: Sequence[int],
@@ -73,6 +77,34 @@ def side_by_side(left: np.ndarray, right: np.ndarray,
         page.paste(Image.fromarray(picture), (offset, bar))
         draw.text((offset + 2, bar / 2), title, fill=(40, 40, 40), font=font, anchor="lm")
     return np.asarray(page)
+
+
+def detections_beside_truth(image: np.ndarray, names: Sequence[str], found: "InstanceData",
+                            truth: "InstanceData | None" = None, min_score: float = 0.3,
+                            max_boxes: int = 40) -> np.ndarray:
+    """A picture of the best detections, with one of the ground truth at its left where that is known.
+
+    Args:
+        names: of all classes.
+        found: ``bboxes`` (original pixels), ``scores``, ``labels`` and perhaps ``masks``.
+        truth: ``bboxes``, ``labels`` and perhaps ``masks``.
+        min_score: detections below it are not drawn.
+        max_boxes: only so many of the best are drawn.
+    """
+    scale = readable_scale(image)
+    found = found[found.scores >= min_score]
+    found = found[found.scores.argsort(descending=True)[:max_boxes]].cpu()
+    shown = draw_instances(image, found.bboxes.numpy(), [names[i] for i in found.labels], found.labels.numpy(),
+                           found.masks.numpy() if "masks" in found else None, found.scores.numpy(), scale)
+    if truth is None:
+        return shown
+    truth = truth.cpu()
+    boxes = getattr(truth.bboxes, "tensor", truth.bboxes).numpy()
+    masks = truth.masks.to_ndarray() if "masks" in truth else None
+    if masks is not None and masks.shape[1:] != image.shape[:2]:
+        masks = None  # of the image as the network sees it
+    left = draw_instances(image, boxes, [names[i] for i in truth.labels], truth.labels.numpy(), masks, scale=scale)
+    return side_by_side(left, shown)
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
