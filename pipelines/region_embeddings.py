@@ -1,9 +1,12 @@
 """Embed the proposals of every image with CLIP: crops at 1x and 1.5x, raw sum, unit length, into a region store.
 
+For OADP also its blocks and the image as a whole (--what), each into a store of its own.
+
 The config says what to embed and with what (see configs/_base_/datasets):
 
     data_root, train_ann, train_prefix, proposal_store_train, region_store           (and the same with val)
     regions = dict(pretrained="ViT-B/32", recipe=dict(kind="clip", scales=(1.0, 1.5)), top_k=300, images_per_shard=512)
+    block_store, global_store                                       (the same for the two others)
 
 An interrupted run goes on where it was, and gives the same bytes as an uninterrupted one.
 """
@@ -32,9 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="the config file")
     parser.add_argument("--data-root", help="use the dataset in this folder instead of the config's data_root")
     parser.add_argument("--subset", choices=("train", "val"), default="train", help="images to embed (default: train)")
+    parser.add_argument("--what", choices=("objects", "blocks", "globals"), default="objects",
+                        help="the proposals, the windows of an image pyramid, or the whole image (default: objects)")
     parser.add_argument("--proposals", metavar="DIR", help="embed the boxes of this proposal store (default: the "
                         "config's proposal_store_train or proposal_store_val)")
-    parser.add_argument("--out", help="the region store to write (default: the config's region_store)")
+    parser.add_argument("--out", help="the region store to write (default: the config's region_store, block_store "
+                        "or global_store)")
     parser.add_argument("--pretrained", help="CLIP: shapes, ViT-B/32, RN50, an open_clip NAME:TAG, a weights file, or "
                         "untrained:NAME (default: the config's regions.pretrained)")
     parser.add_argument("--model", help="architecture of a weights file that does not say it, such as ViT-B-32")
@@ -73,6 +79,7 @@ class Settings:
         recipe: See :class:`ovd.clip.crops.CropRecipe`; the default is ViLD's.
         top_k: Proposals an image (ViLD: 300); None for all that are stored.
         images_per_shard: Images in a unit of work.
+        masked_attention, upsample: Of the proposals' embeddings; see :class:`ovd.clip.levels.Objects`.
     """
 
     pretrained: str
@@ -81,6 +88,8 @@ class Settings:
     precision: str = "fp32"
     top_k: int | None = 300
     images_per_shard: int = 512
+    masked_attention: bool = False
+    upsample: int = 1
 
     @classmethod
     def read(cls, section: Mapping[str, Any], where: str, **options: str | None) -> "Settings":
@@ -94,7 +103,10 @@ class Settings:
         if not values.get("pretrained"):
             raise UserError(f"{where}: no CLIP is named; set regions.pretrained, or pass --pretrained")
         settings = cls(recipe=CropRecipe(**recipe), **values)
-        for key in ("top_k", "images_per_shard"):
+        if settings.upsample != 1 and not settings.masked_attention:
+            raise UserError(f"{where}: regions.upsample = {settings.upsample}: belongs to masked attention; set "
+                            "regions.masked_attention=True too")
+        for key in ("top_k", "images_per_shard", "upsample"):
             value = getattr(settings, key)
             if not (key == "top_k" and value is None) and (not isinstance(value, int) or value < 1):
                 raise UserError(f"{where}: regions.{key} = {value!r}: needs a whole number, 1 or more")
@@ -102,12 +114,12 @@ class Settings:
 
 
 def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = (),
-                  data_root: str | Path | None = None, subset: str = "train", proposals: str | Path | None = None,
-                  out: str | Path | None = None, pretrained: str | None = None, model: str | None = None,
-                  precision: str | None = None, device: str = "auto", batch_size: int | None = None,
-                  processes: int | None = None, workers: int | None = None, on_error: str = "stop",
-                  allow_untrained: bool = False, overwrite: bool = False) -> Path:
-    """Embed the proposals of a subset, as the config says.
+                  data_root: str | Path | None = None, subset: str = "train", what: str = "objects",
+                  proposals: str | Path | None = None, out: str | Path | None = None, pretrained: str | None = None,
+                  model: str | None = None, precision: str | None = None, device: str = "auto",
+                  batch_size: int | None = None, processes: int | None = None, workers: int | None = None,
+                  on_error: str = "stop", allow_untrained: bool = False, overwrite: bool = False) -> Path:
+    """Embed the images of a subset, as the config says.
 
     Args:
         options: Changes of the config, ``["regions.top_k=50"]`` or a mapping.
@@ -119,6 +131,7 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     Raises:
         UserError: Wrong or missing input, an existing store of another configuration.
     """
+    from ovd.clip.levels import Blocks, Globals, Objects
     from ovd.clip.shard_job import RegionJob
     from ovd.clip.towers import load_clip
     from ovd.engine.config import load_config
@@ -137,22 +150,30 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
             raise UserError(f"{name} {value}: needs {least} or more")
     root = Path(cfg.get("data_root") or "")
     ann_file = root / _variable(cfg, f"{subset}_ann")
-    proposals_path = Path(proposals) if proposals else root / _variable(cfg, f"proposal_store_{subset}")
-    store = Path(out) if out else region_store_of(cfg, subset)
+    store = Path(out) if out else _store_of(cfg, subset, what)
     images = _images(ann_file, root / _variable(cfg, f"{subset}_prefix"))
-    require(proposals_path, kind="proposals")
-    stored = RegionStore(proposals_path)
-    stored.require_images(images)
+    inputs = {"annotations": fingerprint(ann_file)}
+    if what == "objects":
+        proposals_path = Path(proposals) if proposals else root / _variable(cfg, f"proposal_store_{subset}")
+        require(proposals_path, kind="proposals")
+        stored = RegionStore(proposals_path)
+        stored.require_images(images)
+        inputs["proposals"] = fingerprint(proposals_path)
+    elif proposals:
+        raise UserError(f"--proposals {proposals}: {what} are not made from proposals; leave it out, or --what {what}")
 
     torch_device = choose_device(device)
     clip_source = {"pretrained": settings.pretrained, "model": settings.model, "device": torch_device,
                    "precision": settings.precision, "allow_untrained": allow_untrained}
     clip = load_clip(**clip_source)
+    if what == "objects":
+        level = Objects(stored, settings.recipe, settings.top_k, settings.masked_attention, settings.upsample)
+    else:
+        level = Blocks(clip.image_size) if what == "blocks" else Globals()
+    level.encoder(clip, batch_size)  # so that what it refuses is refused before there is a store
     record = {
-        "config": {"recipe": settings.recipe.config(), "top_k": settings.top_k, "precision": settings.precision,
-                   "images_per_shard": settings.images_per_shard},
-        "inputs": {"clip": clip.fingerprint, "annotations": fingerprint(ann_file),
-                   "proposals": fingerprint(proposals_path)},
+        "config": {**level.config(), "precision": settings.precision, "images_per_shard": settings.images_per_shard},
+        "inputs": {"clip": clip.fingerprint, **inputs},
     }
     if current_or_remove(store, STAGE, **record, overwrite=overwrite):
         print(f"{store} is up to date")
@@ -160,7 +181,7 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     writer = RegionStore.create(store, "regions", images, settings.images_per_shard, clip.embed_dim,
                                 overwrite=overwrite, config=record)
     on_gpu, cores = torch_device.type == "cuda", available_cores()
-    job = RegionJob(writer, images, stored, clip_source, settings.recipe, settings.top_k, batch_size,
+    job = RegionJob(writer, images, level, clip_source, batch_size,
                     workers=workers if workers is not None else cores if on_gpu else 0,
                     skip_bad_images=on_error == "skip")
     # not by the shards that are missing: threads, and with them the last bits, must be those of the first run
@@ -170,7 +191,7 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     seconds = time.perf_counter() - start
     manifest = writer.finish(STAGE, **record, flags={"untrained": True} if clip.untrained else {},
                              skipped=_skipped(job), wall_seconds=round(seconds, 1),
-                             counts={"crops_per_region": len(settings.recipe.scales)})
+                             counts={"crops_per_region": level.crops_per_region})
     _report(store, manifest, writer, todo, embedded, seconds)
     return store
 
@@ -178,6 +199,14 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
 def region_store_of(cfg: Any, subset: str) -> Path:
     """The config's region store of ``train`` or ``val``; ``regions/val`` where it does not name one for the latter."""
     name = _variable(cfg, "region_store") if subset == "train" else cfg.get("region_store_val", "regions/val")
+    return Path(cfg.get("data_root") or "", name)
+
+
+def _store_of(cfg: Any, subset: str, what: str) -> Path:
+    if what == "objects":
+        return region_store_of(cfg, subset)
+    variable = {"blocks": "block_store", "globals": "global_store"}[what]
+    name = _variable(cfg, variable) if subset == "train" else cfg.get(f"{variable}_val", f"{what}/val")
     return Path(cfg.get("data_root") or "", name)
 
 
@@ -206,16 +235,16 @@ def _embed(job: "RegionJob", clip: Any, todo: list[int], processes: int, start: 
     """Embed the shards ``todo`` after a look at all that they read; returns the number of regions."""
     from tqdm import tqdm
 
-    from ovd.clip.shard_job import choose_proposals
     from ovd.data.images import check_image_file
     from pipelines.shard_pool import embed_shards
 
     image_ids = [image_id for shard in todo for image_id in job.writer.image_ids(shard)]
     problems, regions = [], 0
     for image_id in tqdm(image_ids, desc="checking images", unit=" images", leave=False):
-        regions += len(choose_proposals(job, image_id)[0])
+        file = job.images[image_id]
+        regions += len(job.level.choose(image_id, file)[0])
         try:
-            check_image_file(job.images[image_id].path)
+            check_image_file(file.path)
         except UserError as error:
             problems.append(str(error))
     if problems and not job.skip_bad_images:
@@ -229,16 +258,15 @@ def _skipped(job: "RegionJob") -> list[dict]:
     """The images that are stored without the regions they should have, and why; also those of an earlier run."""
     import numpy as np
 
-    from ovd.clip.shard_job import choose_proposals
     from ovd.data.rgb import load_rgb
     from ovd.stores.layout import Shard, shard_name
 
     total, skipped = job.writer.total_shards, []
     shards = (Shard(job.writer.path / shard_name(shard, total)) for shard in range(total))
     for image_id in (int(i) for shard in shards for i in shard.image_id[np.diff(shard.offset) == 0]):
-        if not len(choose_proposals(job, image_id)[0]):
-            continue
         file, reason = job.images[image_id], "could not be read when its shard was made"
+        if not len(job.level.choose(image_id, file)[0]):
+            continue
         try:
             load_rgb(file.path, file.width, file.height)
         except UserError as error:

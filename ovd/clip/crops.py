@@ -72,25 +72,37 @@ class Cropper(Protocol):
     side: int
 
     def __call__(self, image: Image.Image, boxes_N4: np.ndarray) -> Tensor:
-        """Crops, uint8 ``[N, K, 3, S, S]``, of boxes xyxy in pixels of the RGB ``image``."""
+        """Crops, uint8 ``[N, K, 3, S, S]``, of boxes xyxy in pixels of the RGB ``image`` (4 channels with a mask)."""
         ...
 
 
 class PillowCropper:
-    """The reference :class:`Cropper`, on the CPU; bit-equal to cropping and applying CLIP's own preprocessing."""
+    """The reference :class:`Cropper`, on the CPU; bit-equal to cropping and applying CLIP's own preprocessing.
 
-    def __init__(self, recipe: CropRecipe, side: int) -> None:
-        self.recipe, self.side = recipe, side
+    Args:
+        mask: Give crops a fourth channel: 1 for pixels whose centre lies in the box, 0 for its surroundings.
+
+    Raises:
+        UserError: ``mask`` with crops of kind ``clip``, which may lose the box's ends.
+    """
+
+    def __init__(self, recipe: CropRecipe, side: int, mask: bool = False) -> None:
+        if mask and recipe.kind == "clip":
+            raise UserError("masked attention needs crops that hold all of the box: set the recipe's kind to "
+                            "'adaptive', 'square' or 'warp'")
+        self.recipe, self.side, self.mask = recipe, side, mask
 
     def __call__(self, image: Image.Image, boxes_N4: np.ndarray) -> Tensor:
         windows_NK4 = crop_windows(boxes_N4, image.width, image.height, self.recipe)
         num, scales = windows_NK4.shape[:2]
         side = self.side
-        crops = np.empty((num * scales, side, side, 3), np.uint8)
+        crops = np.empty((num * scales, side, side, 3 + self.mask), np.uint8)
         shape = _warp if self.recipe.kind == "warp" else _short_side_then_centre
         for crop, window in zip(crops, windows_NK4.reshape(-1, 4).tolist()):
-            crop[:] = shape(image.crop(window), side)
-        return torch.from_numpy(crops).view(num, scales, side, side, 3).permute(0, 1, 4, 2, 3)
+            crop[..., :3] = shape(image.crop(window), side)
+        if self.mask:
+            crops[..., 3] = foreground_masks(boxes_N4, windows_NK4, side).reshape(-1, side, side)
+        return torch.from_numpy(crops).view(num, scales, side, side, -1).permute(0, 1, 4, 2, 3)
 
 
 def crop_windows(boxes_N4: np.ndarray, width: int, height: int, recipe: CropRecipe) -> np.ndarray:
@@ -117,6 +129,18 @@ def crop_windows(boxes_N4: np.ndarray, width: int, height: int, recipe: CropReci
         low = np.minimum(low, limit - 1)
         high = np.maximum(high, low + 1)
     return np.concatenate([low, high], axis=2).reshape(len(boxes), len(recipe.scales), 4).astype(np.int64)
+
+
+def foreground_masks(boxes_N4: np.ndarray, windows_NK4: np.ndarray, side: int) -> np.ndarray:
+    """Where the box is in its windows, once these are resized to ``side`` x ``side``: bool ``[N, K, side, side]``.
+
+    A pixel belongs to the box if its centre lies in it.
+    """
+    boxes = np.asarray(boxes_N4, np.float64).reshape(-1, 1, 2, 2, 1)  # box, scale, corner, axis, pixel
+    low, high = np.moveaxis(windows_NK4.reshape(*windows_NK4.shape[:2], 2, 2, 1).astype(np.float64), 2, 0)
+    centres = low + (np.arange(side) + 0.5) * (high - low) / side  # box, scale, axis, pixel
+    inside = (centres >= boxes[:, :, 0]) & (centres < boxes[:, :, 1])
+    return inside[:, :, 1, :, None] & inside[:, :, 0, None, :]
 
 
 def check_boxes(boxes_N4: np.ndarray, width: int, height: int, min_size: float = 0.0) -> np.ndarray:

@@ -3,7 +3,7 @@
 Shapes: N boxes, K crops a box (scales), S side of CLIP's input, D width of its embeddings.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -47,16 +47,18 @@ class RegionEncoder:
         batch_size: Crops in a forward pass, filled across images; by default 512 on a GPU, and 32, which stays in a
             processor's caches, elsewhere.
         cropper: Replaces the reference cropper.
+        tower: Replaces the image tower: the cropper's crops to raw embeddings, float32 ``[M, D]`` on the CLIP's device.
     """
 
     def __init__(self, clip: ClipModel, recipe: CropRecipe, batch_size: int | None = None,
-                 cropper: Cropper | None = None) -> None:
+                 cropper: Cropper | None = None, tower: Callable[[Tensor], Tensor] | None = None) -> None:
         batch_size = default_batch_size(clip) if batch_size is None else batch_size
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}: needs at least 1 crop")
         self.clip = clip
         clip.model.visual.to(memory_format=torch.channels_last)  # as crops come; convolutions gain a quarter
         self.cropper = cropper or PillowCropper(recipe, clip.image_size)
+        self.tower = tower or self._plain_tower
         self.boxes_per_batch = max(1, batch_size // len(recipe.scales))
 
     def __call__(self, image: Image.Image, boxes_N4: np.ndarray) -> np.ndarray:
@@ -75,7 +77,7 @@ class RegionEncoder:
         batch size): what shares a batch depends on the sequence alone.
 
         Args:
-            crops: Per image, uint8 ``[N_i, K, 3, S, S]``.
+            crops: Per image, uint8 ``[N_i, K, 3, S, S]``, or what the cropper in its place gives.
 
         Returns:
             Per image, float16 ``[N_i, D]``, unit rows.
@@ -105,8 +107,10 @@ class RegionEncoder:
         pixels = torch.cat([part.flatten(0, 1) for part in parts])
         if self.clip.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.clip.device, non_blocking=True)
-        raw = self.clip.encode_image(normalize_pixels(pixels, self.clip.mean, self.clip.std))
-        return combine_scales(raw.unflatten(0, (-1, scales))).half()
+        return combine_scales(self.tower(pixels).unflatten(0, (-1, scales))).half()
+
+    def _plain_tower(self, pixels: Tensor) -> Tensor:
+        return self.clip.encode_image(normalize_pixels(pixels, self.clip.mean, self.clip.std))
 
     def _check(self, rows_ND: np.ndarray) -> None:
         lengths = np.linalg.norm(rows_ND.astype(np.float32), axis=1)

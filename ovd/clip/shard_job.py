@@ -1,4 +1,4 @@
-"""The work on one shard of a region store: read its images, crop their proposals, encode, write.
+"""The work on one shard of a region store: read its images, crop their regions, encode, write.
 
 A shard is the unit of work, so processes, ranks and machines all do the same: build a :class:`ShardEmbedder` and
 give it shards.
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ovd.clip.crops import Cropper, CropRecipe, check_boxes
-from ovd.clip.regions import RegionEncoder
+from ovd.clip.crops import Cropper
+from ovd.clip.levels import Level
 from ovd.clip.towers import ClipModel, load_clip
 from ovd.data.rgb import load_rgb
 from ovd.errors import UserError
-from ovd.stores.shards import Regions, RegionStore, StoreWriter
+from ovd.stores.shards import Regions, StoreWriter
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,8 @@ class RegionJob:
     Attributes:
         writer: The region store to fill.
         images: Of every image id of the store.
-        proposals: Boxes of every image id of the store.
+        level: Which boxes of an image are embedded, and how.
         clip: Arguments of :func:`ovd.clip.towers.load_clip`.
-        top_k: Proposals an image, those of the highest scores; None for all.
         batch_size: Crops in a forward pass; None for the encoder's default.
         workers: Processes that crop for one encoder; 0 to crop where it encodes.
         skip_bad_images: Store an image that cannot be read as one without regions, instead of stopping.
@@ -47,10 +46,8 @@ class RegionJob:
 
     writer: StoreWriter
     images: dict[int, ImageFile]
-    proposals: RegionStore
+    level: Level
     clip: dict
-    recipe: CropRecipe
-    top_k: int | None = None
     batch_size: int | None = None
     workers: int = 0
     skip_bad_images: bool = False
@@ -58,7 +55,7 @@ class RegionJob:
 
 @dataclass(eq=False)
 class _Cropped:
-    """The chosen proposals of an image and their crops; ``problem`` says why there are none."""
+    """The chosen regions of an image and their crops; ``problem`` says why there are none."""
 
     boxes: np.ndarray
     scores: np.ndarray
@@ -75,7 +72,7 @@ class ShardEmbedder:
 
     def __init__(self, job: RegionJob, clip: ClipModel | None = None) -> None:
         self.job = job
-        self.encoder = RegionEncoder(clip or load_clip(**job.clip), job.recipe, job.batch_size)
+        self.encoder = job.level.encoder(clip or load_clip(**job.clip), job.batch_size)
 
     def __call__(self, shard: int, progress: Callable[[int], None] = lambda regions: None) -> None:
         """Embed and write one shard.
@@ -106,23 +103,6 @@ class ShardEmbedder:
                                  for (image_id, (boxes, scores)), rows in zip(chosen.items(), embeddings)})
 
 
-def choose_proposals(job: RegionJob, image_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes ``[n, 4]`` and scores ``[n]`` of an image that are to be embedded, the highest scores first.
-
-    Raises:
-        UserError: A box that is inverted, without area or outside the image.
-    """
-    file, proposals = job.images[image_id], job.proposals.view(image_id)
-    best = np.argsort(-proposals.scores, kind="stable")[:job.top_k]
-    boxes, scores = proposals.boxes[best], proposals.scores[best]
-    try:
-        keep = check_boxes(boxes, file.width, file.height, job.recipe.min_size)
-    except UserError as error:
-        raise UserError(f"{job.proposals.path}: image {image_id} ({file.path}): {error}; are these the proposals of "
-                        "this annotation file?") from None
-    return boxes[keep], scores[keep]
-
-
 class _Crops(Dataset):
     """Crops of the images of a shard, in its order. A bad image is handed over as such: errors lose their type here."""
 
@@ -135,13 +115,12 @@ class _Crops(Dataset):
     def __getitem__(self, index: int) -> _Cropped:
         image_id = self.image_ids[index]
         file = self.job.images[image_id]
-        boxes, scores = choose_proposals(self.job, image_id)
+        boxes, scores = self.job.level.choose(image_id, file)
         try:
             crops = self.cropper(load_rgb(file.path, file.width, file.height), boxes)
         except UserError as error:
-            nothing = torch.zeros(0, len(self.job.recipe.scales), 3, self.cropper.side, self.cropper.side,
-                                  dtype=torch.uint8)
-            return _Cropped(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), nothing, str(error))
+            nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), torch.zeros(0, dtype=torch.uint8)
+            return _Cropped(*nothing, str(error))
         return _Cropped(boxes, scores, crops)
 
 
