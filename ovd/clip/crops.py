@@ -102,7 +102,7 @@ class PillowCropper:
             crop[..., :3] = shape(image.crop(window), side)
         if self.mask:
             crops[..., 3] = foreground_masks(boxes_N4, windows_NK4, side).reshape(-1, side, side)
-        return torch.from_numpy(crops).view(num, scales, side, side, -1).permute(0, 1, 4, 2, 3)
+        return torch.from_numpy(crops).view(num, scales, *crops.shape[1:]).permute(0, 1, 4, 2, 3)
 
 
 def crop_windows(boxes_N4: np.ndarray, width: int, height: int, recipe: CropRecipe) -> np.ndarray:
