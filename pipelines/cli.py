@@ -16,10 +16,12 @@ from ovd.errors import UserError, nearest
 STAGES = {
     "shapes": ("shapes", "render the embedded benchmark"),
     "shapes-clip": ("shapes_clip", "train the small CLIP of the embedded benchmark"),
+    "voc-to-coco": ("voc_to_coco", "convert PASCAL VOC's XML annotations into a COCO-style json"),
     "build-zsl": ("splits", "write base-only and generalised annotation files"),
     "proposals": ("proposals", "extract, import and export region proposals"),
     "class-embeddings": ("class_embeddings", "CLIP text embeddings of class names"),
     "embed-regions": ("region_embeddings", "CLIP image embeddings of proposals"),
+    "learn-prompts": ("learn_prompts", "learn prompts for the class names (DetPro)"),
     "train": ("train", "train a detector or a proposal network"),
     "test": ("test", "evaluate a checkpoint"),
     "clip-on-crops": ("clip_on_crops", "evaluate CLIP on cropped proposals, without training"),
