@@ -22,6 +22,7 @@ from ovd.vocabulary.classes import canonical
 
 PROTOCOLS = {"coco": 100, "lvis": 300}  # protocol -> detections that count per image
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+SIZES = ("small", "medium", "large")  # annotated area below 32 x 32 pixels, up to 96 x 96, above
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,13 @@ class GroundTruth:
     def precision(self, detections: Detections, iou_type: str = "bbox", protocol: str = "coco",
                   image_ids: Sequence[int] | None = None, max_dets: int | None = None,
                   iou_thresholds: Sequence[float] = IOU_THRESHOLDS) -> np.ndarray:
-        """Interpolated precision, all areas.
+        """Interpolated precision over objects of all sizes: ``precision_by_size(...)["all"]``."""
+        return self.precision_by_size(detections, iou_type, protocol, image_ids, max_dets, iou_thresholds)["all"]
+
+    def precision_by_size(self, detections: Detections, iou_type: str = "bbox", protocol: str = "coco",
+                          image_ids: Sequence[int] | None = None, max_dets: int | None = None,
+                          iou_thresholds: Sequence[float] = IOU_THRESHOLDS) -> dict[str, np.ndarray]:
+        """Interpolated precision, over objects of all sizes and of each.
 
         Args:
             iou_type: ``bbox`` or ``segm``.
@@ -86,7 +93,8 @@ class GroundTruth:
             max_dets: detections that count per image; by default 100 (COCO) or 300 (LVIS).
 
         Returns:
-            ``[T, R, C]`` float64; -1 for classes without ground truth.
+            ``all``, ``small``, ``medium`` and ``large`` (:data:`SIZES`) -> ``[T, R, C]`` float64; -1 for classes
+            without ground truth of that size.
         """
         dets = np.empty((len(detections), 7))
         dets[:, 0] = detections.image_ids
@@ -107,8 +115,9 @@ class GroundTruth:
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.evaluate()
             evaluation.accumulate()
-        precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
-        return precision[:, :, np.argsort(np.argsort(self.category_ids))]
+        precision = np.asarray(evaluation.eval["precision"])[..., -1]
+        precision = precision[:, :, np.argsort(np.argsort(self.category_ids))]
+        return {size: precision[..., evaluation.params.area_rng_lbl.index(size)] for size in ("all", *SIZES)}
 
 
 def group_ap(precision_TRC: np.ndarray, labels: Sequence[int]) -> tuple[float, float]:
@@ -119,6 +128,12 @@ def group_ap(precision_TRC: np.ndarray, labels: Sequence[int]) -> tuple[float, f
     group = precision_TRC[:, :, np.asarray(labels, dtype=np.int64)]
     at_first = group[0]
     return _mean(group), _mean(at_first)
+
+
+def ap_at(precision_TRC: np.ndarray, labels: Sequence[int], threshold: float) -> float:
+    """AP at one of :data:`IOU_THRESHOLDS`, in per cent, of a group of classes; NaN as for :func:`group_ap`."""
+    index = int(np.abs(IOU_THRESHOLDS - threshold).argmin())
+    return _mean(precision_TRC[index][:, np.asarray(labels, dtype=np.int64)])
 
 
 def class_ap(precision_TRC: np.ndarray) -> np.ndarray:

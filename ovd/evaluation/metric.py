@@ -14,7 +14,16 @@ from mmengine.evaluator import BaseMetric
 
 from ovd.errors import UserError
 from ovd.evaluation.accuracy import group_accuracy
-from ovd.evaluation.average_precision import PROTOCOLS, Detections, GroundTruth, group_ap, groups_of
+from ovd.evaluation.average_precision import (
+    PROTOCOLS,
+    SIZES,
+    Detections,
+    GroundTruth,
+    ap_at,
+    class_ap,
+    group_ap,
+    groups_of,
+)
 from ovd.vocabulary.splits import Split, get_split
 
 KINDS = ("bbox", "segm")
@@ -25,8 +34,9 @@ class OpenVocabMetric(BaseMetric):
     """Per group of classes (``base``, ``novel``, the split's own groups, ``all``; for LVIS also ``rare``, ``common``,
     ``frequent``), in per cent, from one generalised pass:
 
-    - ``{group}/ap``, ``{group}/ap50``: box AP over IoU 0.5 to 0.95, and at 0.5;
-    - ``{group}/mask_ap``, ``{group}/mask_ap50``: the same of masks;
+    - ``{group}/ap``, ``{group}/ap50``, ``{group}/ap75``: box AP over IoU 0.5 to 0.95, at 0.5 and at 0.75;
+    - ``{group}/ap_small``, ``ap_medium``, ``ap_large``: box AP of objects by COCO's sizes;
+    - ``{group}/mask_ap``, ``{group}/mask_ap50``, ...: the same of masks;
     - ``{group}/top1_ap50``: box AP50 when a box may have one label only, its best;
     - ``{group}/accuracy``: how often the best class at a ground-truth box is the right one.
 
@@ -61,6 +71,7 @@ class OpenVocabMetric(BaseMetric):
         self.ann_file = Path(data_root, ann_file)
         self.detections: dict[int, dict] = {}  # of the last evaluation, by image id; on the main process
         self.truth: GroundTruth | None = None
+        self.class_ap: dict[str, dict[str, float]] = {}  # of the last one: kind -> class -> AP; on the main process
         if not self.ann_file.is_file():
             raise UserError(f"{self.ann_file}: no such annotation file: make it with tools/build_zsl_dataset.py")
 
@@ -99,23 +110,25 @@ class OpenVocabMetric(BaseMetric):
         image_ids = [record["image_id"] for record in results]
         figures: dict[str, dict[str, float]] = {group: {} for group in groups}
 
-        def add_ap(detections: Detections, kind: str, **names: str) -> None:
-            thresholds = {} if "ap" in names else {"iou_thresholds": [0.5]}
-            precision = truth.precision(detections, kind, self.protocol, image_ids, self.max_dets, **thresholds)
+        self.class_ap = {}
+        settings = {"protocol": self.protocol, "image_ids": image_ids, "max_dets": self.max_dets}
+        everything = _join(results)
+        for kind, prefix in (("bbox", ""), ("segm", "mask_")):
+            if kind not in self.metrics:
+                continue
+            by_size = truth.precision_by_size(everything, kind, **settings)
+            precision = by_size["all"]
             for group, labels in groups.items():
                 ap, ap50 = group_ap(precision, labels)
-                if "ap" in names:
-                    figures[group][names["ap"]] = ap
-                figures[group][names["ap50"]] = ap50
-
-        everything = _join(results)
-        if "bbox" in self.metrics:
-            add_ap(everything, "bbox", ap="ap", ap50="ap50")
-        if "segm" in self.metrics:
-            add_ap(everything, "segm", ap="mask_ap", ap50="mask_ap50")
+                row = {"ap": ap, "ap50": ap50, "ap75": ap_at(precision, labels, 0.75),
+                       **{f"ap_{size}": group_ap(by_size[size], labels)[0] for size in SIZES}}
+                figures[group] |= {prefix + name: value for name, value in row.items()}
+            self.class_ap[kind] = dict(zip(self.split.classes, class_ap(precision).tolist()))
         if results and all("one_label" in record for record in results):
             one_label = [{"image_id": record["image_id"], **record["one_label"]} for record in results]
-            add_ap(_join(one_label), "bbox", ap50="top1_ap50")
+            precision = truth.precision(_join(one_label), "bbox", **settings, iou_thresholds=[0.5])
+            for group, labels in groups.items():
+                figures[group]["top1_ap50"] = group_ap(precision, labels)[0]
         if results and all("labels_at_truth" in record for record in results):
             true = np.concatenate([record["true_labels"] for record in results])
             found = np.concatenate([record["labels_at_truth"] for record in results])

@@ -1,5 +1,7 @@
 """The metric as detectors use it: records per image, groups, diagnostics, files of detections, the printed table."""
 
+import contextlib
+import io
 import json
 import math
 import pickle
@@ -8,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from tiny_world import write_world
 
 from ovd.errors import UserError
@@ -54,12 +58,55 @@ def evaluate(metric: OpenVocabMetric, samples: list[dict]) -> dict:
     return metric.evaluate(len(samples))
 
 
+BOX_FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+
+
 def test_perfect_detections_score_100_in_every_figure(world):
-    figures = evaluate(make_metric(world), perfect_samples(world))
-    names = ("ap", "ap50", "mask_ap", "mask_ap50", "top1_ap50", "accuracy")
+    metric = make_metric(world)
+    figures = evaluate(metric, perfect_samples(world))
+    names = (*BOX_FIGURES, *(f"mask_{name}" for name in BOX_FIGURES), "top1_ap50", "accuracy")
     assert set(figures) == {f"{group}/{name}" for group in ("base", "novel", "all") for name in names}
     for name, value in figures.items():
-        assert value == pytest.approx(100), name
+        if name.endswith(("medium", "large")):  # no object is that large
+            assert math.isnan(value), name
+        else:
+            assert value == pytest.approx(100), name
+    for kind in ("bbox", "segm"):
+        assert metric.class_ap[kind] == pytest.approx(dict.fromkeys((*BASE, *NOVEL), 100))
+
+
+def test_ap75_and_sizes_and_classes_are_pycocotools(world, tmp_path):
+    contents = json.loads((world / "annotations" / "val.json").read_text())
+    rng = np.random.default_rng(5)
+    for annotation in contents["annotations"]:  # areas of all sizes: what counts is the annotated one
+        annotation["area"] = float(rng.choice([400, 3000, 20000]))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "val.json").write_text(json.dumps(contents))
+    (tmp_path / "annotations" / "split.json").write_text((world / "annotations" / "split.json").read_text())
+    samples = perfect_samples(world)
+    for sample in samples:
+        found = sample["pred_instances"]
+        found["bboxes"] = found["bboxes"] + torch.from_numpy(rng.uniform(-6, 6, found["bboxes"].shape)).float()
+        found["scores"] = torch.from_numpy(rng.random(len(found["scores"])))
+    metric = make_metric(tmp_path, metric="bbox")
+    figures = evaluate(metric, samples)
+    rows = [{"image_id": s["img_id"], "category_id": int(label), "score": float(score),
+             "bbox": [x1, y1, x2 - x1, y2 - y1]} for s in samples
+            for (x1, y1, x2, y2), score, label in zip(s["pred_instances"]["bboxes"].numpy().astype(float).tolist(),
+                                                      s["pred_instances"]["scores"], s["pred_instances"]["labels"])]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tmp_path / "annotations" / "val.json"))
+        reference = COCOeval(truth, truth.loadRes(rows), "bbox")
+        reference.evaluate()
+        reference.accumulate()
+        reference.summarize()
+    expected = dict(zip(("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"), reference.stats))
+    for name, value in expected.items():
+        assert 0 < value < 1
+        assert figures[f"all/{name}"] == pytest.approx(100 * value), name
+    precision = reference.eval["precision"][:, :, :, 0, -1]
+    by_class = {name: 100 * precision[:, :, label].mean() for label, name in enumerate((*BASE, *NOVEL))}
+    assert metric.class_ap == {"bbox": pytest.approx(by_class)}
 
 
 def test_groups_and_diagnostics_are_measured_apart(world):
@@ -91,7 +138,7 @@ def test_boxes_only(world):
     for sample in samples:
         del sample["pred_instances"]["masks"]
     assert set(evaluate(make_metric(world, metric="bbox"), samples)) == {
-        f"{group}/{name}" for group in ("base", "novel", "all") for name in ("ap", "ap50")}
+        f"{group}/{name}" for group in ("base", "novel", "all") for name in BOX_FIGURES}
     with pytest.raises(UserError, match="no masks"):
         evaluate(make_metric(world), samples)
 
