@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class-head", metavar="FILE", help="detect the classes of the split with this class head")
     parser.add_argument("--diagnostics", action="store_true",
                         help="also AP50 with one label a box, and accuracy at ground-truth boxes")
+    parser.add_argument("--dense-clip", nargs="?", const="", metavar="CLIP", help="let a frozen CLIP have a say, from "
+                        "its own map of each image: shapes, RN50, an open_clip NAME:TAG or a weights file (default: "
+                        "the config's regions.pretrained); see docs/dense_clip.md")
+    parser.add_argument("--dense-alpha", type=float, metavar="A", help="the CLIP's weight for base classes (0.35)")
+    parser.add_argument("--dense-beta", type=float, metavar="B", help="the CLIP's weight for other classes (0.65)")
+    parser.add_argument("--dense-scales", type=float, nargs="+", metavar="S",
+                        help="factors on the image's size, a map each (1 1.5 2 2.5)")
+    parser.add_argument("--dense-class-head", metavar="FILE", help="class head of the dense CLIP, where it is not the "
+                        "one of the detector's class head")
     parser.add_argument("--out", metavar="FILE", help="write the detections: .json (COCO results) or .pkl (per image)")
     parser.add_argument("--show-dir", metavar="DIR", help="write pictures of detections beside the ground truth")
     parser.add_argument("--show-limit", type=int, default=50, metavar="N", help="how many pictures (default 50)")
@@ -36,15 +46,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Entry point of ``tools/test.py`` and ``ovd test``."""
+    dense = DenseOptions(args.dense_clip, args.dense_alpha, args.dense_beta, args.dense_scales, args.dense_class_head)
     evaluate(args.config, args.checkpoint, kinds=args.eval, class_head=args.class_head, diagnostics=args.diagnostics,
-             out=args.out, show_dir=args.show_dir, show_limit=args.show_limit, show_score=args.show_score,
-             options=args.cfg_options, data_root=args.data_root, work_dir=args.work_dir, device=args.device,
-             launcher=args.launcher)
+             dense_clip=dense, out=args.out, show_dir=args.show_dir, show_limit=args.show_limit,
+             show_score=args.show_score, options=args.cfg_options, data_root=args.data_root, work_dir=args.work_dir,
+             device=args.device, launcher=args.launcher)
     return 0
 
 
+@dataclass(frozen=True)
+class DenseOptions:
+    """A frozen CLIP's opinion on regions at test (:mod:`ovd.models.dense_clip`), as the command line says it.
+
+    Attributes:
+        pretrained: the CLIP; "" for the config's ``regions.pretrained``, None for none but the config's own.
+        alpha, beta: its weight for base classes and for the others.
+        scales: factors on the image's size.
+        class_head: class head file of that CLIP.
+    """
+
+    pretrained: str | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    scales: Sequence[float] | None = None
+    class_head: str | Path | None = None
+
+    def apply(self, cfg: "Config") -> None:
+        """Put it into the config's model; what is None stays what it is there, or takes its default.
+
+        Raises:
+            UserError: options without a CLIP, a CLIP that is not named, a model without class scores to fuse with.
+        """
+        dense = dict(cfg.model.get("dense_clip") or {})
+        if self.pretrained is None and not dense:
+            given = [name for name in ("alpha", "beta", "scales", "class_head") if getattr(self, name) is not None]
+            if given:
+                raise UserError(f"--dense-{given[0].replace('_', '-')}: there is no dense CLIP; pass --dense-clip")
+            return
+        if "rcnn" not in (cfg.model.get("test_cfg") or {}):
+            raise UserError(f"--dense-clip: {cfg.filename}: the model has no test_cfg.rcnn")
+        regions = cfg.get("regions") or {}
+        if self.pretrained:
+            dense.update(pretrained=self.pretrained, model=None)
+        elif not dense:
+            if not regions.get("pretrained"):
+                raise UserError(f"--dense-clip: {cfg.filename} names no CLIP (regions.pretrained); name one, such as "
+                                "--dense-clip RN50")
+            dense.update(pretrained=regions["pretrained"], model=regions.get("model"))
+        if self.scales is not None:
+            dense["scales"] = tuple(self.scales)
+        if self.class_head is not None:
+            dense.update(class_embeddings=str(Path(self.class_head).absolute()), data_root="")
+        cfg.model["dense_clip"] = {"type": "DenseClipScore", **dense}
+        for key, value in (("rescore_alpha", self.alpha), ("rescore_beta", self.beta)):
+            if value is not None:
+                cfg.model["test_cfg"]["rcnn"][key] = value
+
+
 def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str] | None = None,
-             class_head: str | Path | None = None, diagnostics: bool = False, out: str | Path | None = None,
+             class_head: str | Path | None = None, diagnostics: bool = False,
+             dense_clip: DenseOptions = DenseOptions(), out: str | Path | None = None,
              show_dir: str | Path | None = None, show_limit: int = 50, show_score: float = 0.3,
              options: Sequence[str] | Mapping[str, Any] = (), data_root: str | Path | None = None,
              work_dir: str | Path | None = None, device: str = "auto", launcher: str = "none") -> dict[str, float]:
@@ -56,6 +117,7 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         kinds: what to evaluate of ``bbox`` and ``segm``; by default what the config's evaluator says.
         class_head: a class head file with the split's classes, instead of the config's.
         diagnostics: also one-label AP50 and accuracy at ground-truth boxes.
+        dense_clip: a frozen CLIP's further opinion, see :class:`DenseOptions`.
         out: file for the detections: ``.json`` or ``.pkl``.
         show_dir: folder for pictures of detections beside the ground truth.
         show_limit, show_score: how many pictures, and the lowest score that is drawn.
@@ -87,6 +149,7 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         cfg = load_config(config, options, data_root, work_dir)
         resolve_types(cfg)
         _configure(cfg, checkpoint, kinds, class_head, diagnostics)
+        dense_clip.apply(cfg)
         return cfg
 
     def prepare() -> bool:

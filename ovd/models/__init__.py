@@ -1,12 +1,15 @@
 """Detectors, RoI heads, classifiers and losses."""
 
 import ovd.engine.weights  # noqa: F401  (init_cfg type="Pretrained" loads whole files or none)
+from ovd.models.cascade import ViLDCascadeRoIHead
 from ovd.models.classifier import CosineClassifier
 from ovd.models.clip_backbone import ClipResNet, clip_normalisation
+from ovd.models.dense_clip import DenseClipScore
 from ovd.models.losses import RegionDistillationLoss
+from ovd.models.oadp import BlockHead, GlobalHead, OADPRoIHead
 from ovd.models.vild import ViLD
 from ovd.models.vild_head import ViLDBBoxHead, ViLDImageHead
 from ovd.models.vild_roi_head import ViLDRoIHead
 
-__all__ = ["ClipResNet", "CosineClassifier", "RegionDistillationLoss", "ViLD", "ViLDBBoxHead", "ViLDImageHead",
-           "ViLDRoIHead", "clip_normalisation"]
+__all__ = ["BlockHead", "ClipResNet", "CosineClassifier", "DenseClipScore", "GlobalHead", "OADPRoIHead", "RegionDistillationLoss", "ViLD", "ViLDBBoxHead",
+           "ViLDCascadeRoIHead", "ViLDImageHead", "ViLDRoIHead", "clip_normalisation"]

@@ -40,6 +40,7 @@ class CosineClassifier(nn.Module):
         base_names: The classes whose annotations the detector learns from: the split's base, or all of the first class
             head where there is no split. They stay what they are when the vocabulary is replaced.
         is_base: bool ``[C]``: which classes of the current vocabulary have such a name.
+        head: The class head of the current vocabulary; None before there is one.
 
     Raises:
         UserError: The class head lacks classes of the split, or is not a cosine head.
@@ -65,6 +66,7 @@ class CosineClassifier(nn.Module):
         self.register_buffer("counts_C", torch.zeros(0, dtype=torch.long), persistent=False)
         self.register_buffer("is_base", torch.zeros(0, dtype=torch.bool), persistent=False)
         self.reduce = "single"
+        self.head: ClassHead | None = None
         self.names: tuple[str, ...] = ()
         self.base_names: frozenset[str] = frozenset()
         self.num_base = 0
@@ -88,20 +90,24 @@ class CosineClassifier(nn.Module):
     def set_class_head(self, head: ClassHead) -> None:
         """Replace the vocabulary; from now on label ``i`` is class ``head.names[i]``.
 
-        The detector's temperatures take the place of the head's ``scale``, and its background row that of the head's.
+        The detector's temperatures take the place of the head's ``scale``, and its background row that of the head's. A
+        bias that is the same for all classes (of a CLIP trained with sigmoids, such as SigLIP) is left out: it belongs
+        to that CLIP's yes or no to one class, and changes nothing between classes.
 
         Raises:
             UserError: Another embedding width, or a head whose scores are not cosines (or their mean or maximum).
         """
         head.check(dim=self.embed_dim)
-        if head.norm != "cosine" or head.reduce == "exp_sum" or head.bias is not None:
-            form = f"{head.norm}, {head.reduce}{'' if head.bias is None else ', with bias'}"
+        own_bias = head.bias is not None and bool((head.bias != head.bias[0]).any())
+        if head.norm != "cosine" or head.reduce == "exp_sum" or own_bias:
+            form = f"{head.norm}, {head.reduce}{', with a bias for each class' if own_bias else ''}"
             raise UserError(f"class head of the form ({form}): the detector compares with its background by cosine, so "
                             "it takes cosine heads without bias (single, mean_logit or max)")
         device = self.classes_CMD.device
         counts = torch.full((len(head),), head.weights.shape[1]) if head.counts is None else head.counts
         self.classes_CMD = F.normalize(head.weights, dim=-1).to(device)
         self.counts_C = counts.to(device)
+        self.head = head
         self.reduce = head.reduce
         self.names = head.names
         self.num_base = len(self.names)

@@ -5,6 +5,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from torch import Tensor
 
+from ovd.models.dense_clip import rgb_images
 from ovd.models.region_detection import MODES, Rescore
 from ovd.models.vild_roi_head import ViLDRoIHead
 from ovd.stores.class_heads import ClassHead
@@ -24,11 +25,21 @@ class ViLD(MaskRCNN):
     Args:
         mode: ``"text"``, ``"image"``, ``"both"`` or ``"ensemble"``: what the box head learns from (see
             :class:`~ovd.models.vild_roi_head.ViLDRoIHead`).
+        dense_clip: Config of a :class:`~ovd.models.dense_clip.DenseClipScore`, a further opinion at test; None for
+            none.
         kwargs: As for mmdet's ``MaskRCNN``.
     """
 
-    def __init__(self, *, mode: str = "both", roi_head: dict, **kwargs) -> None:
+    def __init__(self, *, mode: str = "both", roi_head: dict, dense_clip: dict | None = None, **kwargs) -> None:
         super().__init__(roi_head=dict(roi_head, mode=mode), **kwargs)
+        self.dense_clip = None if dense_clip is None else MODELS.build(dense_clip)
+        self._check_dense_clip()
+
+    def _check_dense_clip(self) -> None:
+        """Refuse a class head that the dense CLIP cannot score, before images are."""
+        head = self.roi_head.classifier.head
+        if self.dense_clip is not None and head is not None:
+            self.dense_clip.head_for(head)
 
     roi_head: ViLDRoIHead
 
@@ -41,13 +52,17 @@ class ViLD(MaskRCNN):
         """Detect the classes of ``head`` from now on, whatever the detector was trained with.
 
         Raises:
-            UserError: The head's embeddings have another width than the detector's.
+            UserError: The head's embeddings have another width than the detector's, or do not suit the dense CLIP.
         """
         self.roi_head.set_class_head(head)
+        self._check_dense_clip()
 
     def rescorer(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Rescore | None:
         """A further opinion on this batch's regions, as :meth:`ViLDRoIHead.predict` takes it; None for none."""
-        return None
+        if self.dense_clip is None:
+            return None
+        images = rgb_images(self.data_preprocessor, batch_inputs, batch_data_samples)
+        return lambda rois_N5: self.dense_clip.probabilities(images, rois_N5, self.roi_head.classifier.head)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
         """The data samples with ``pred_instances`` (see :meth:`ViLDRoIHead.predict`); proposals that they already have

@@ -44,7 +44,8 @@ class ClassHead:
         reduce: ``"single"`` (M = 1), ``"mean_logit"``, ``"max"`` or ``"exp_sum"`` (with ``beta``, cosine only).
         background: float32 ``[D]``, a row that stands for no class (ViLD), or None.
         provenance: for each class, where it comes from.
-        stats: of the whole head; ``stats["clip"]`` is the fingerprint of the CLIP whose space this is.
+        stats: of the whole head; ``stats["clip"]`` is the fingerprint of the CLIP whose space this is, and
+            ``stats["scores"]`` is ``"sigmoid"`` where that CLIP learned to say yes or no to each class (SigLIP).
         counts: int64 ``[C]``, how many of a class's M vectors are in use, the first ones; None for all.
 
     Raises: UserError when made from parts that do not fit (see :meth:`check`).
@@ -172,6 +173,14 @@ class ClassHead:
         if self.background is None:
             raise UserError("class head: has no background row")
         return torch.cat([logits, class_logits(x, self.background.to(x.device)[None, None], **form)], dim=1)
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """What the CLIP itself makes of region embeddings ``x`` ``[N, D]``: float32 ``[N, C]``.
+
+        Softmax over the classes; for a CLIP trained with sigmoids, the sigmoid of each logit.
+        """
+        logits = self.logits(x)
+        return logits.sigmoid() if self.stats.get("scores") == "sigmoid" else logits.softmax(dim=1)
 
     def select(self, names: Iterable[str]) -> "ClassHead":
         """The head of ``names``, in that order; UserError with the nearest names for an unknown one.
