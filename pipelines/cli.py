@@ -24,6 +24,7 @@ STAGES = {
     "learn-prompts": ("learn_prompts", "learn prompts for the class names (DetPro)"),
     "train": ("train", "train a detector or a proposal network"),
     "test": ("test", "evaluate a checkpoint"),
+    "convert-checkpoint": ("checkpoint_conversion", "convert a checkpoint between key layouts"),
     "clip-on-crops": ("clip_on_crops", "evaluate CLIP on cropped proposals, without training"),
     "zero-shot": ("zero_shot", "accuracy of a CLIP on ground-truth crops"),
     "study": ("study", "write the results of a recipe that compares methods over seeds"),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 TITLES = {"ap": "box AP", "ap50": "box AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50",
-          "top1_ap50": "1-label AP50", "accuracy": "accuracy"}
+          "top1_ap50": "1-label AP50", "accuracy": "accuracy", "voc07_ap50": "VOC2007 AP", "voc_ap50": "VOC2010 AP"}
 
 
 def ap_table(metrics: Mapping[str, float]) -> str:
