@@ -15,12 +15,5 @@ with read_base():
     from .._base_.schedules.sgd_1x import *
 
 work_dir = "work_dirs/rpn_coco_48_17"
-proposals_only_pipeline = [
-    dict(type=LoadImageFromFile),
-    dict(type=LoadAnnotations, with_bbox=True),
-    dict(type=Resize, scale=(1333, 800), keep_ratio=True),
-    dict(type=RandomFlip, prob=0.5),
-    dict(type=PackDetInputs),
-]
 train_dataloader["dataset"].update(region_store=None, pipeline=proposals_only_pipeline)
 test_evaluator = None  # recall is measured by the stage that extracts the proposals

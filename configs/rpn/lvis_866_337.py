@@ -3,7 +3,8 @@
     tools/dist_train.sh configs/rpn/lvis_866_337.py 8
     ovd proposals configs/rpn/lvis_866_337.py work_dirs/rpn_lvis_866_337/final.pth
 
-A network trained on all classes would have seen the novel ones as foreground.
+A network trained on all classes would have seen the novel ones as foreground. For COCO's splits this one is no way
+around that: some base classes of LVIS are among COCO's novel ones.
 """
 
 from mmengine.config import read_base
@@ -15,13 +16,6 @@ with read_base():
     from .._base_.schedules.sgd_1x import *
 
 work_dir = "work_dirs/rpn_lvis_866_337"
-proposals_only_pipeline = [
-    dict(type=LoadImageFromFile),
-    dict(type=LoadAnnotations, with_bbox=True),
-    dict(type=Resize, scale=(1333, 800), keep_ratio=True),
-    dict(type=RandomFlip, prob=0.5),
-    dict(type=PackDetInputs),
-]
 train_dataloader["dataset"] = train_dataloader["dataset"]["dataset"]  # "object" is frequent enough: nothing is repeated
 train_dataloader["dataset"].update(region_store=None, pipeline=proposals_only_pipeline)
 test_evaluator = None  # recall is measured by the stage that extracts the proposals

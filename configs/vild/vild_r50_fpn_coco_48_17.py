@@ -1,14 +1,14 @@
 """ViLD on COCO with 48 base and 17 novel classes: learns from base annotations and CLIP's embeddings of proposals.
 
-The paper reports AP50 of 27.6 (novel) and 51.3 (all) with its own, much longer schedule; OADP's re-implementations with
-a schedule like this one reach 26 to 31 (novel) and 50 to 55 (base). Not yet run here at full size.
+The paper reports AP50 of 27.6 (novel) and 51.3 (all), with a much longer schedule; this one is OADP's. Not yet run
+here at full size.
 
     tools/dist_train.sh configs/vild/vild_r50_fpn_coco_48_17.py 8
-    tools/dist_test.sh configs/vild/vild_r50_fpn_coco_48_17.py work_dirs/vild_r50_fpn_coco_48_17/final.pth 8 \
-        --eval bbox segm
+    tools/dist_test.sh configs/vild/vild_r50_fpn_coco_48_17.py \
+        work_dirs/vild_r50_fpn_coco_48_17/final.pth 8 --eval bbox segm
 
-What must be made before: see configs/_base_/datasets/coco_48_17.py. The paper's backbone starts from ImageNet, as here;
-DetPro's and OADP's detectors from SoCo: --cfg-options load_from=soco_star_mask_rcnn_r50_fpn_400e.pth
+What must be made before: see configs/_base_/datasets/coco_48_17.py. The paper's backbone starts from ImageNet, as
+here; DetPro's and OADP's detectors from SoCo: --cfg-options load_from=soco_star_mask_rcnn_r50_fpn_400e.pth
 """
 
 from mmengine.config import read_base

@@ -1,5 +1,7 @@
 """ViLD on COCO with 65 base and 15 novel classes; see vild_r50_fpn_coco_48_17.py. Not yet run here at full size.
 
+We know of no published figure of ViLD on this split.
+
     tools/dist_train.sh configs/vild/vild_r50_fpn_coco_65_15.py 8
 """
 

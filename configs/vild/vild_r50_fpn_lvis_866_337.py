@@ -1,14 +1,15 @@
 """ViLD on LVIS v1 with 866 base and 337 novel (rare) classes, which learns from CLIP's embeddings of proposals too.
 
-The paper reports mask AP 22.5 and APr 16.1 (R50, from ImageNet, about 460 epochs with large-scale jitter); DetPro's
-re-implementation, from SoCo in 20 epochs, 25.2 and 16.8. Not yet run here at full size.
+The paper's R50 has mask AP 22.5 and APr 16.1 (as Detic's paper quotes it, table 3), from ImageNet in about 460 epochs
+with large-scale jitter: vild_r50_fpn_lsj_lvis_866_337.py. This is OpenSet-dev's schedule of 20 epochs. Not yet run
+here at full size.
 
     tools/dist_train.sh configs/vild/vild_r50_fpn_lvis_866_337.py 8
-    tools/dist_test.sh configs/vild/vild_r50_fpn_lvis_866_337.py work_dirs/vild_r50_fpn_lvis_866_337/final.pth 8 \
-        --eval bbox segm
+    tools/dist_test.sh configs/vild/vild_r50_fpn_lvis_866_337.py \
+        work_dirs/vild_r50_fpn_lvis_866_337/final.pth 8 --eval bbox segm
 
-What must be made before: see configs/_base_/datasets/lvis_866_337.py. To start from SoCo as DetPro does:
---cfg-options load_from=soco_star_mask_rcnn_r50_fpn_400e.pth
+What must be made before: see configs/_base_/datasets/lvis_866_337.py. To start from SoCo as DetPro does: --cfg-options
+load_from=soco_star_mask_rcnn_r50_fpn_400e.pth
 """
 
 from mmengine.config import read_base

@@ -1,6 +1,7 @@
 """ViLD-text: learns from base annotations only, without distillation: what class names alone can do.
 
-The paper reports mask AP 24.9 and APr 10.1 (R50, its own longer schedule). Not yet run here at full size.
+The paper's R50 has mask AP 24.9 and APr 10.1 (as Detic's paper quotes it, table 3), with its own longer schedule:
+vild_text_r50_fpn_lsj_lvis_866_337.py. Not yet run here at full size.
 
     tools/dist_train.sh configs/vild/vild_text_r50_fpn_lvis_866_337.py 8
 """

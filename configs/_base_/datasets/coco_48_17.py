@@ -12,64 +12,18 @@ Training sees base annotations only (107,761 of 118,287 images have one). Evalua
 images; code that leaves out the 164 without an annotation of the 65 classes gets slightly higher figures.
 """
 
-from mmcv.transforms import LoadImageFromFile, RandomResize
-from mmdet.datasets import AspectRatioBatchSampler
-from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
-from mmengine.dataset import DefaultSampler
+from mmengine.config import read_base
 
-from ovd.data.dataset import OpenVocabDataset
-from ovd.data.transforms import LoadRegions, PackRegions
-from ovd.evaluation.metric import OpenVocabMetric
+with read_base():
+    from .coco import *
 
-# paths are relative to data_root
-data_root = "data/coco"
 split = "48_17"
 train_ann = "annotations/instances_train2017_48_17.json"  # base classes only
 val_ann = "annotations/instances_val2017_48_17.json"  # all classes
-train_prefix = "train2017"
-val_prefix = "val2017"
 proposal_store_train = "proposals/train_48_17"
 proposal_store_val = "proposals/val_48_17"
 region_store = "regions/train_48_17"
-class_head = "class_heads/vild_ViT-B-32.safetensors"
 
-# settings of the offline stages
-proposals = dict(max_per_image=300, batch_size=2)
-regions = dict(pretrained="ViT-B/32", recipe=dict(kind="clip", scales=(1.0, 1.5)), top_k=300, images_per_shard=512)
-
-train_pipeline = [
-    dict(type=LoadImageFromFile, color_type="color_ignore_orientation"),
-    dict(type=LoadAnnotations, with_bbox=True, with_mask=True, poly2mask=False),
-    dict(type=LoadRegions, top_k=300),
-    dict(type=RandomResize, resize_type=Resize, scale=[(1333, 640), (1333, 800)], keep_ratio=True),
-    dict(type=RandomFlip, prob=0.5),
-    dict(type=PackRegions),
-]
-text_only_pipeline = [  # the same without cached regions
-    dict(type=LoadImageFromFile, color_type="color_ignore_orientation"),
-    dict(type=LoadAnnotations, with_bbox=True, with_mask=True, poly2mask=False),
-    dict(type=RandomResize, resize_type=Resize, scale=[(1333, 640), (1333, 800)], keep_ratio=True),
-    dict(type=RandomFlip, prob=0.5),
-    dict(type=PackDetInputs),
-]
-test_pipeline = [  # annotations after resizing: their boxes stay in original pixels
-    dict(type=LoadImageFromFile, color_type="color_ignore_orientation"),
-    dict(type=Resize, scale=(1333, 800), keep_ratio=True),
-    dict(type=LoadAnnotations, with_bbox=True, with_mask=True, poly2mask=False),
-    dict(type=PackDetInputs, meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
-]
-
-train_dataloader = dict(  # 8 GPUs x 2 images
-    batch_size=2, num_workers=4, persistent_workers=True, pin_memory=True,
-    sampler=dict(type=DefaultSampler, shuffle=True), batch_sampler=dict(type=AspectRatioBatchSampler),
-    dataset=dict(
-        type=OpenVocabDataset, data_root=data_root, ann_file=train_ann, split=split, region_store=region_store,
-        data_prefix=dict(img=train_prefix), filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        pipeline=train_pipeline))
-test_dataloader = dict(
-    batch_size=1, num_workers=4, persistent_workers=False, pin_memory=True,
-    sampler=dict(type=DefaultSampler, shuffle=False, round_up=False),
-    dataset=dict(
-        type=OpenVocabDataset, data_root=data_root, ann_file=val_ann, split=split, data_prefix=dict(img=val_prefix),
-        test_mode=True, pipeline=test_pipeline))
-test_evaluator = dict(type=OpenVocabMetric, data_root=data_root, ann_file=val_ann, split=split, protocol="coco")
+train_dataloader["dataset"].update(ann_file=train_ann, split=split, region_store=region_store)
+test_dataloader["dataset"].update(ann_file=val_ann, split=split)
+test_evaluator.update(ann_file=val_ann, split=split)

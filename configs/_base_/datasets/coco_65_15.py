@@ -1,4 +1,6 @@
-"""COCO 2017 with 65 base and 15 novel classes (the split of Rahman et al.); otherwise as coco_48_17.py.
+"""COCO 2017 with 65 base and 15 novel classes (the split of Rahman et al.).
+
+What has to be made before training is what coco_48_17.py lists, with 65_15 in place of 48_17.
 
 Not to be confused with files named ".65" in OADP, which are all 65 classes of the 48/17 split.
 """
@@ -6,11 +8,11 @@ Not to be confused with files named ".65" in OADP, which are all 65 classes of t
 from mmengine.config import read_base
 
 with read_base():
-    from .coco_48_17 import *
+    from .coco import *
 
 split = "65_15"
-train_ann = "annotations/instances_train2017_65_15.json"
-val_ann = "annotations/instances_val2017_65_15.json"
+train_ann = "annotations/instances_train2017_65_15.json"  # base classes only
+val_ann = "annotations/instances_val2017_65_15.json"  # all classes
 proposal_store_train = "proposals/train_65_15"
 proposal_store_val = "proposals/val_65_15"
 region_store = "regions/train_65_15"

@@ -1,4 +1,4 @@
-"""20 epochs of SGD at a batch of 16 (8 GPUs x 2), decays after 16 and 19: the ViLD of DetPro and OpenSet-dev on LVIS.
+"""20 epochs of SGD at a batch of 16 (8 GPUs x 2), decays after 16 and 19: OpenSet-dev's ViLD on LVIS.
 
 With another batch, scale the rate: --cfg-options auto_scale_lr.enable=True
 """

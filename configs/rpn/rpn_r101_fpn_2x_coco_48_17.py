@@ -1,0 +1,17 @@
+"""Class-agnostic proposals on ResNet-101 FPN in 24 epochs, learned from the 48 base classes of COCO only.
+
+    tools/dist_train.sh configs/rpn/rpn_r101_fpn_2x_coco_48_17.py 8
+    ovd proposals configs/rpn/rpn_r101_fpn_2x_coco_48_17.py work_dirs/rpn_r101_fpn_2x_coco_48_17/final.pth
+
+The network that OpenSet-dev takes its proposals from, without its leakage: the published weights (see
+rpn_r101_fpn_2x_coco.py) have seen the 17 novel classes as foreground.
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .coco_48_17 import *
+    from .._base_.schedules.sgd_2x_mmdet import *
+
+work_dir = "work_dirs/rpn_r101_fpn_2x_coco_48_17"
+model["backbone"].update(depth=101, init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet101"))
