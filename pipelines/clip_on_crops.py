@@ -238,7 +238,7 @@ def _labels_at_truth(cfg: "Config", records: list[dict], store: "RegionStore", h
     import torch
     from tqdm import tqdm
 
-    from ovd.clip.regions import RegionEncoder
+    from ovd.clip.levels import Objects
     from ovd.clip.towers import load_clip
     from ovd.data.rgb import load_rgb
     from pipelines.region_embeddings import Settings
@@ -246,12 +246,14 @@ def _labels_at_truth(cfg: "Config", records: list[dict], store: "RegionStore", h
     settings = Settings.read(cfg.get("regions", {}), str(cfg.filename))
     clip = load_clip(settings.pretrained, model=settings.model, device=device, precision=settings.precision,
                      allow_untrained=bool(store.manifest.flags.get("untrained")))
-    made_with = store.manifest.inputs.get("clip"), store.manifest.config.get("recipe")
-    if (clip.fingerprint, settings.recipe.config()) != made_with:
+    level = Objects(store, settings.recipe, None, settings.masked_attention, settings.upsample)
+    ours, theirs = ({key: config[key] for key in ("recipe", "masked_attention", "upsample") if key in config}
+                    for config in (level.config(), store.manifest.config))
+    if (clip.fingerprint, ours) != (store.manifest.inputs.get("clip"), theirs):
         raise UserError(f"{store.path}: was made with another CLIP or crop recipe than regions of {cfg.filename}, so "
                         "ground-truth boxes would be seen differently; change that, or do without diagnostics "
                         "(--cfg-options model.test_cfg.rcnn.diagnostics=False)")
-    encoder = RegionEncoder(clip, settings.recipe)
+    encoder = level.encoder(clip, None)
 
     def crops() -> Iterator["Tensor"]:
         for record in tqdm(records, desc="ground-truth crops", unit=" images"):
