@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from numpy._core import multiarray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from ovd.errors import UserError, nearest
@@ -30,7 +32,7 @@ PLAIN_OBJECTS = [multiarray._reconstruct, multiarray.scalar, np.ndarray, np.dtyp
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """The contents of a checkpoint (mmengine's, or a bare state dict) on the CPU.
+    """The contents of a checkpoint (mmengine's, a bare state dict, or a ``.safetensors`` file) on the CPU.
 
     Only tensors, containers, numbers, numpy arrays and mmengine's log buffers are read; anything else a pickle could
     do is refused.
@@ -42,6 +44,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         UserError: missing, truncated, not a checkpoint, or not safe to load.
     """
     path = Path(path)
+    if path.suffix == ".safetensors":
+        return {"state_dict": _read_safetensors(path)}
     if not path.is_file():
         found = [str(p) for p in path.parent.glob("*.pth")] if path.parent.is_dir() else []
         raise UserError(f"{path}: no such checkpoint" + (nearest(str(path), found) if found else ""))
@@ -68,6 +72,16 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     if all(name.startswith(prefix) for name in weights):
         checkpoint["state_dict"] = {name[len(prefix):]: value for name, value in weights.items()}
     return checkpoint
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        found = [str(other) for other in path.parent.glob("*.safetensors")]
+        raise UserError(f"{path}: no such file" + (nearest(str(path), found) if found else ""))
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); copy it again") from error
 
 
 def latest_checkpoint(work_dir: str | os.PathLike) -> Path | None:

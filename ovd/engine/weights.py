@@ -28,8 +28,6 @@ from mmengine.logging import print_log
 from mmengine.model.weight_init import PretrainedInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner.checkpoint import CheckpointLoader, get_external_models, get_torchvision_models
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ovd.engine.checkpoints import read_checkpoint
@@ -70,16 +68,7 @@ def read_weights(source: str | os.PathLike) -> dict[str, Tensor]:
     Raises:
         UserError: unknown, missing, damaged, or not plain tensors.
     """
-    path = Path(_local_copy(os.fspath(source))).expanduser()
-    if path.suffix != ".safetensors":
-        return read_checkpoint(path)["state_dict"]
-    if not path.is_file():
-        found = [str(other) for other in path.parent.glob("*.safetensors")]
-        raise UserError(f"{path}: no such file" + (nearest(str(path), found) if found else ""))
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); copy it again") from error
+    return read_checkpoint(Path(_local_copy(os.fspath(source))).expanduser())["state_dict"]
 
 
 def load_weights(
@@ -176,11 +165,7 @@ def load_from_source(filename: str, map_location: Any = None) -> dict[str, Any]:
 
     Arguments and errors as for :func:`read_weights`; ``map_location`` as for ``torch.load``, a device or its name.
     """
-    path = _local_copy(os.fspath(filename))
-    if path.endswith(".safetensors"):
-        checkpoint = {"state_dict": read_weights(path)}
-    else:
-        checkpoint = read_checkpoint(Path(path).expanduser())
+    checkpoint = read_checkpoint(Path(_local_copy(os.fspath(filename))).expanduser())
     if map_location is not None and not callable(map_location):
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value.to(map_location) for name, value in weights.items()}
