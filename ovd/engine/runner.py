@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 import ovd.engine.weights  # noqa: F401  (init_cfg type="Pretrained" loads whole files or none)
 from ovd.engine.checkpoints import load_exactly, load_matching, read_checkpoint
 from ovd.engine.hooks import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteLossError, WatchBatchHook
+from ovd.engine.result_lines import ResultLinesHook
 from ovd.engine.sampling import NumberedSampler, ReplayableDataset, SkippableBatches
 from ovd.errors import UserError
 
@@ -42,7 +43,8 @@ class DetectionRunner(Runner):
       was never interrupted;
     - checkpoints are read without unpickling objects, must fit the model, and appear on disk whole or not at all;
     - a loss that is not finite stops training before the weights change, and the images of the batch are named;
-    - processes may compute on CPUs; the console shows progress, and everything else is in the log file.
+    - processes may compute on CPUs; the console shows progress, and everything else is in the log file;
+    - every evaluation leaves a line in ``results.jsonl`` in the work directory.
 
     Several processes average their gradients. Each normalises its losses by its own counts (anchors, RoIs, positives,
     regions), as in mmdet: N processes of one image equal one process that accumulates N batches of one image, and are
@@ -56,6 +58,7 @@ class DetectionRunner(Runner):
     def __init__(self, *args, device: torch.device, **kwargs) -> None:
         self.device = device
         super().__init__(*args, **kwargs)
+        self.register_hook(ResultLinesHook())
 
     @classmethod
     def from_config(cls, cfg: Config, device: torch.device, launcher: str = "none") -> "DetectionRunner":
