@@ -16,6 +16,9 @@ with read_base():
     from .._base_.runtime import *
     from .._base_.schedules.sgd_2x_mmdet import *
 
+proposal_store_train = "proposals/train_seen_all"
+proposal_store_val = "proposals/val_seen_all"
+proposals.update(max_per_image=1000)
 model["backbone"].update(depth=101, init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet101"))
 train_dataloader["dataset"].update(region_store=None, pipeline=proposals_only_pipeline)
 test_evaluator = None  # recall is measured by the stage that extracts the proposals

@@ -14,4 +14,7 @@ with read_base():
     from .._base_.schedules.sgd_2x_mmdet import *
 
 work_dir = "work_dirs/rpn_r101_fpn_2x_coco_48_17"
+proposal_store_train = "proposals/train_48_17_r101"
+proposal_store_val = "proposals/val_48_17_r101"
+proposals.update(max_per_image=1000)
 model["backbone"].update(depth=101, init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet101"))
