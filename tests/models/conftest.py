@@ -16,24 +16,35 @@ from small_vocabulary import SPLIT, WIDTH, make_head
 HEIGHT_WIDTH = (96, 128)
 
 
-@pytest.fixture(scope="session")
-def detector_config(root):
-    """Function of ``mode`` that returns the base config with narrow layers; keyword arguments are the classifier's."""
-    base = Config.fromfile(root / "configs/_base_/models/vild_mask_rcnn_r50_fpn.py").model
-    base.backbone = {"type": "ResNet", "depth": 18, "base_channels": 8, "norm_eval": True, "norm_cfg": {"type": "BN"}}
-    base.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
-    base.rpn_head.update(in_channels=16, feat_channels=16)
-    roi = base.roi_head
+def narrow(model) -> None:
+    """Few channels, few regions."""
+    model.backbone = {"type": "ResNet", "depth": 18, "base_channels": 8, "norm_eval": True, "norm_cfg": {"type": "BN"}}
+    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    model.rpn_head.update(in_channels=16, feat_channels=16)
+    roi = model.roi_head
     roi.bbox_roi_extractor.out_channels = roi.mask_roi_extractor.out_channels = 16
     roi.bbox_head.update(in_channels=16, conv_out_channels=16, fc_out_channels=32, num_shared_convs=1)
     roi.mask_head.update(in_channels=16, conv_out_channels=16, num_convs=1)
-    base.train_cfg.rpn_proposal.max_per_img = 60
-    base.train_cfg.rcnn.sampler.num = 32
-    base.test_cfg.rpn.max_per_img = 40
+    model.train_cfg.rpn_proposal.max_per_img = 60
+    stages = model.train_cfg.rcnn
+    for stage in stages if isinstance(stages, list) else [stages]:
+        stage.sampler.num = 32
+    model.test_cfg.rpn.max_per_img = 40
 
-    def make(mode: str, **classifier):
-        config = copy.deepcopy(base)
+
+@pytest.fixture(scope="session")
+def detector_config(root):
+    """Function of ``mode`` that returns a base config with narrow layers; keyword arguments are the classifier's."""
+    bases = {}
+
+    def make(mode: str, base: str = "vild_mask_rcnn_r50_fpn", **classifier):
+        if base not in bases:
+            bases[base] = Config.fromfile(root / f"configs/_base_/models/{base}.py").model
+            narrow(bases[base])
+        config = copy.deepcopy(bases[base])
         config.mode = mode
+        if mode != "ensemble":
+            config.roi_head.pop("image_head", None)
         config.roi_head.bbox_head.classifier = {"type": "CosineClassifier", "class_head": make_head(), "split": SPLIT,
                                                 **classifier}
         return config
@@ -45,8 +56,8 @@ def detector_config(root):
 def build(detector_config):
     """Function of ``mode`` that builds a small detector with fixed weights."""
 
-    def make(mode: str, seed: int = 0, adapt=None, **classifier):
-        config = detector_config(mode, **classifier)
+    def make(mode: str, seed: int = 0, adapt=None, **options):
+        config = detector_config(mode, **options)
         if adapt is not None:
             adapt(config)
         torch.manual_seed(seed)

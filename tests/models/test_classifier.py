@@ -119,11 +119,21 @@ def test_a_vocabulary_of_another_width_is_refused():
         classifier.set_class_head(make_head(width=5))
 
 
-@pytest.mark.parametrize("form", [{"norm": "linear"}, {"bias": [0.1]}, {"reduce": "exp_sum", "beta": 5.0}])
+@pytest.mark.parametrize("form", [{"norm": "linear"}, {"bias": [0.1, 0.2]}, {"reduce": "exp_sum", "beta": 5.0}])
 def test_a_vocabulary_that_is_no_cosine_is_refused(form):
     classifier = CosineClassifier(embed_dim=WIDTH)
     with pytest.raises(UserError, match="takes cosine heads"):
-        classifier.set_class_head(ClassHead(("a",), torch.randn(1, 1, WIDTH), **form))
+        classifier.set_class_head(ClassHead(("a", "b"), torch.randn(2, 1, WIDTH), **form))
+
+
+def test_one_bias_for_all_classes_changes_nothing():
+    """SigLIP's bias is in its class heads; the detector's softmax of cosines has no use for it."""
+    plain = make_head()
+    classifier = CosineClassifier(plain, SPLIT).eval()
+    before = classifier(embeddings())
+    biased = replace(plain, bias=[-10.0] * len(plain), scale=117.3)
+    classifier.set_class_head(biased.select(SPLIT.classes))
+    assert torch.equal(classifier(embeddings()), before)
 
 
 def test_a_classifier_without_vocabulary_needs_a_width():
@@ -147,3 +157,29 @@ def test_files_are_relative_to_the_data_root(tmp_path):
     classifier = CosineClassifier("head.safetensors", "split.json", data_root=str(tmp_path))
     assert classifier.names == SPLIT.classes
     assert torch.allclose(classifier.classes_CMD, make_head().weights)
+
+
+def test_base_classes_are_known_by_name_in_another_vocabulary():
+    classifier = CosineClassifier(make_head(), SPLIT)
+    assert classifier.is_base.tolist() == [True] * 4 + [False] * 2
+    classifier.set_class_head(make_head(("new", NAMES[5], NAMES[2])))
+    assert classifier.is_base.tolist() == [False, False, True]
+    classifier.set_class_head(make_head(NAMES[::-1]))
+    assert classifier.is_base.tolist() == [False] * 2 + [True] * 4
+    late = CosineClassifier(split=SPLIT, embed_dim=WIDTH)
+    late.set_class_head(make_head(NAMES[3:5]))
+    assert late.is_base.tolist() == [True, False]
+
+
+def test_without_a_split_all_first_classes_are_base():
+    classifier = CosineClassifier(make_head())
+    assert classifier.is_base.all()
+    classifier.set_class_head(make_head(("new", NAMES[0])))
+    assert classifier.is_base.tolist() == [False, True]
+
+
+def test_probabilities_keep_double_precision():
+    logits = torch.tensor([[0.0, 1.0, 200.0]])
+    classifier = CosineClassifier(make_head(("x", "y"))).eval()
+    assert classifier.probabilities(logits).tolist() == [[0, 0]]
+    assert classifier.probabilities(logits.double()).argmax() == 1
