@@ -15,6 +15,8 @@ from ovd.errors import UserError
 from ovd.stores.shards import RegionStore
 from ovd.vocabulary.splits import Split, get_split
 
+LEVEL_OF = {"region_store": "objects", "block_store": "blocks", "global_store": "globals"}  # see ovd.clip.levels
+
 
 @DATASETS.register_module()
 class OpenVocabDataset(BaseDetDataset):
@@ -27,6 +29,7 @@ class OpenVocabDataset(BaseDetDataset):
         ann_file: The json. This and all other paths are relative to ``data_root``.
         split: Name of a split, or a json file with one.
         region_store: Folder with the cached regions of the images, for a pipeline with ``LoadRegions``.
+        block_store, global_store: Folders with their blocks and with the embeddings of whole images, for the same.
         data_prefix: ``img`` is the images' folder.
         filter_cfg: In training, ``filter_empty_gt=True`` drops images without annotations of the split, and
             ``min_size`` those whose shorter side has fewer pixels.
@@ -38,19 +41,22 @@ class OpenVocabDataset(BaseDetDataset):
             pipeline.
     """
 
-    def __init__(self, *, ann_file: str, split: str | Split, region_store: str | None = None, data_root: str = "",
+    def __init__(self, *, ann_file: str, split: str | Split, region_store: str | None = None,
+                 block_store: str | None = None, global_store: str | None = None, data_root: str = "",
                  data_prefix: dict | None = None, **kwargs) -> None:
         if not isinstance(split, Split):
             path = Path(data_root, split)
             split = get_split(str(path) if path.is_file() else str(split))
         self.split = split
-        self.region_store = None if region_store is None else RegionStore(Path(data_root, region_store))
+        folders = {"region_store": region_store, "block_store": block_store, "global_store": global_store}
+        self.stores = {key: RegionStore(Path(data_root, folder)) for key, folder in folders.items() if folder}
         metainfo = {"classes": self.split.classes, "split": self.split.name, "num_base": self.split.num_base,
                     "palette": _palette(len(self.split.classes))}
         super().__init__(ann_file=ann_file, data_root=data_root, data_prefix=data_prefix or {"img": ""},
                          metainfo={**metainfo, **(kwargs.pop("metainfo", None) or {})}, **kwargs)
         check_followed(self.pipeline.transforms)
-        if self.region_store is None and any(type(step).__name__ == "LoadRegions" for step in self.pipeline.transforms):
+        loads_regions = any(type(step).__name__ == "LoadRegions" for step in self.pipeline.transforms)
+        if loads_regions and "region_store" not in self.stores:
             raise UserError(f"{ann_file}: its pipeline loads regions, but the dataset has no region_store; set it to "
                             "the folder that tools/region_embeddings.py wrote")
 
@@ -112,18 +118,22 @@ class OpenVocabDataset(BaseDetDataset):
         return records
 
     def _check_regions(self, records: list[dict]) -> None:
-        if self.region_store is None:
-            return
-        if self.region_store.kind != "regions":
-            raise UserError(f"{self.region_store.path}: a store of {self.region_store.kind} has no embeddings; run "
-                            "tools/region_embeddings.py and set region_store to its output")
-        missing = [record["img_id"] for record in records if record["img_id"] not in self.region_store]
-        if missing:
-            raise UserError(f"{self.ann_file}: {len(missing)} of {len(records)} images are not in its region store, "
-                            f"the first is {missing[0]}; run tools/region_embeddings.py for this annotation file")
+        for key, store in self.stores.items():
+            if store.kind != "regions":
+                raise UserError(f"{store.path}: a store of {store.kind} has no embeddings; run "
+                                f"tools/region_embeddings.py and set {key} to its output")
+            level, wanted = store.manifest.config.get("what", "objects"), LEVEL_OF[key]
+            if level != wanted:
+                raise UserError(f"{store.path}: is a store of {level}, and {key} needs {wanted}; make one with "
+                                f"tools/region_embeddings.py --what {wanted}")
+            missing = [record["img_id"] for record in records if record["img_id"] not in store]
+            if missing:
+                raise UserError(f"{self.ann_file}: {len(missing)} of {len(records)} images are not in its "
+                                f"{key.replace('_', ' ')}, the first is {missing[0]}; run tools/region_embeddings.py "
+                                "for this annotation file")
 
     def get_data_info(self, idx: int) -> dict:
-        """An image's record with its masks decoded, and the region store for ``LoadRegions``.
+        """An image's record with its masks decoded, and the region stores for ``LoadRegions``.
 
         Raises:
             UserError: The image file is cut off or no image.
@@ -132,8 +142,7 @@ class OpenVocabDataset(BaseDetDataset):
         check_image_file(record["img_path"])
         for instance in record["instances"]:
             instance["mask"] = msgspec.json.decode(instance["mask"])
-        record["region_store"] = self.region_store
-        return record
+        return {**record, "region_store": self.stores.get("region_store"), **self.stores}
 
     def prepare_data(self, idx: int) -> dict | None:
         """An image through the pipeline.

@@ -9,6 +9,8 @@ A pipeline of mmdet takes them by one more line after the annotations, and anoth
 mmdet's geometric transforms record what they did to the image in one matrix. The boxes follow at the end, by that
 matrix, so they cost the same whatever the pipeline, and the annotations' own path is not touched.
 
+A dataset may also have a store of blocks and one of whole images (OADP); the same two steps read and pack these.
+
 Shapes: R regions of an image, D embedding width.
 """
 
@@ -38,7 +40,8 @@ class LoadRegions(BaseTransform):
     """Read an image's cached boxes (original pixels) and embeddings from the dataset's ``region_store``, by image id.
 
     Comes before the geometric transforms. Adds ``region_boxes`` (float32 ``[R, 4]`` xyxy) and ``region_embeddings``
-    (float16 ``[R, D]``, unit rows).
+    (float16 ``[R, D]``, unit rows); likewise ``block_boxes`` and ``block_embeddings`` where the dataset has a
+    ``block_store``, and ``image_embedding`` ``[D]`` where it has a ``global_store``.
 
     Args:
         top_k: Only so many regions, those with the highest proposal scores; None for all.
@@ -48,12 +51,17 @@ class LoadRegions(BaseTransform):
         self.top_k = top_k
 
     def transform(self, results: dict) -> dict:
-        """Add the two keys to ``results``."""
+        """Add the keys to ``results``."""
         regions = results["region_store"].view(results["img_id"])
         rows = slice(None)
         if self.top_k is not None and len(regions) > self.top_k:
             rows = np.argsort(-regions.scores, kind="stable")[:self.top_k]
         results["region_boxes"], results["region_embeddings"] = regions.boxes[rows], regions.embeddings[rows]
+        if results.get("block_store") is not None:
+            blocks = results["block_store"].view(results["img_id"])
+            results["block_boxes"], results["block_embeddings"] = blocks.boxes, blocks.embeddings
+        if results.get("global_store") is not None:
+            results["image_embedding"] = results["global_store"].view(results["img_id"]).embeddings[0]
         return results
 
     def __repr__(self) -> str:
@@ -67,35 +75,47 @@ class PackRegions(PackDetInputs):
     Boxes are clipped to the image; regions that a crop has cut off are dropped, boxes and embeddings together.
 
     Adds ``data_samples.regions``: ``bboxes`` (float32 ``[R, 4]``, pixels of the transformed image), ``embeddings``
-    (float16 ``[R, D]``).
+    (float16 ``[R, D]``); where they were loaded, ``data_samples.blocks`` in the same form, and
+    ``data_samples.image_embedding`` (float16 ``[D]``; of the whole original image, whatever a crop leaves of it).
 
     Args:
         max_regions: If more are left, a random choice of so many, from NumPy's generator, which mmengine seeds in each
             worker from the run's seed. Makes distillation cheaper; the loss stays the same in expectation.
         min_size: Regions whose clipped width or height, in pixels of the transformed image, is not above this are
         dropped.
+        max_blocks: As ``max_regions``, of the blocks.
         kwargs: As for ``PackDetInputs``.
     """
 
-    def __init__(self, max_regions: int | None = None, min_size: float = 0.0, **kwargs) -> None:
+    def __init__(self, max_regions: int | None = None, min_size: float = 0.0, max_blocks: int | None = None,
+                 **kwargs) -> None:
         super().__init__(**kwargs)
         self.max_regions = max_regions
         self.min_size = min_size
+        self.max_blocks = max_blocks
 
     def transform(self, results: dict) -> dict:
         """The packed inputs, with ``regions`` in their data sample."""
         packed = super().transform(results)
-        boxes, kept = move_boxes(results["region_boxes"], results.get("homography_matrix"), results["img_shape"],
-                                 self.min_size)
-        if self.max_regions is not None and len(kept) > self.max_regions:
-            chosen = np.sort(np.random.permutation(len(kept))[:self.max_regions])  # noqa: NPY002 (seeded by mmengine)
-            boxes, kept = boxes[chosen], kept[chosen]
-        packed["data_samples"].regions = InstanceData(
-            bboxes=torch.from_numpy(boxes), embeddings=torch.from_numpy(results["region_embeddings"][kept]))
+        packed["data_samples"].regions = self._moved("region", results, self.max_regions)
+        if "block_boxes" in results:
+            packed["data_samples"].blocks = self._moved("block", results, self.max_blocks)
+        if "image_embedding" in results:
+            packed["data_samples"].image_embedding = torch.from_numpy(results["image_embedding"].copy())
         return packed
 
+    def _moved(self, kind: str, results: dict, limit: int | None) -> InstanceData:
+        boxes, kept = move_boxes(results[f"{kind}_boxes"], results.get("homography_matrix"), results["img_shape"],
+                                 self.min_size)
+        if limit is not None and len(kept) > limit:
+            chosen = np.sort(np.random.permutation(len(kept))[:limit])  # noqa: NPY002 (seeded by mmengine)
+            boxes, kept = boxes[chosen], kept[chosen]
+        return InstanceData(bboxes=torch.from_numpy(boxes),
+                            embeddings=torch.from_numpy(results[f"{kind}_embeddings"][kept]))
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(max_regions={self.max_regions}, min_size={self.min_size})"
+        return (f"{type(self).__name__}(max_regions={self.max_regions}, min_size={self.min_size}, "
+                f"max_blocks={self.max_blocks})")
 
 
 def move_boxes(boxes_R4: np.ndarray, matrix: np.ndarray | None, shape: tuple[int, int],

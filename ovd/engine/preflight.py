@@ -15,10 +15,14 @@ from ovd.stores.shards import RegionStore
 from ovd.vocabulary.classes import canonical
 from ovd.vocabulary.splits import get_split
 
+STORES = ("region_store", "block_store", "global_store")
+
 # what makes each kind of input
 REMEDIES = {
     "ann_file": "make it with tools/build_zsl_dataset.py, or point --data-root at the dataset",
     "region_store": "make it with tools/region_embeddings.py CONFIG",
+    "block_store": "make it with tools/region_embeddings.py CONFIG --what blocks",
+    "global_store": "make it with tools/region_embeddings.py CONFIG --what globals",
     "class_head": "make it with tools/class_embeddings.py",
     "load_from": "download it, or set load_from=None",
     "checkpoint": "download it, or set the init_cfg of that part of the model to None",
@@ -59,10 +63,10 @@ def check_inputs(inputs: list[Input]) -> None:
         if not entry.path.exists():
             raise UserError(f"{entry.path}: not found ({entry.key} of the config): {REMEDIES[entry.kind]}")
     heads = {entry.path: ClassHead.load(entry.path) for entry in inputs if entry.kind == "class_head"}
-    stores = {entry.path: RegionStore(entry.path) for entry in inputs if entry.kind == "region_store"}
-    for store_path, store in stores.items():
+    stores = {entry.path: (entry.kind, RegionStore(entry.path)) for entry in inputs if entry.kind in STORES}
+    for store_path, (kind, store) in stores.items():
         if store.kind != "regions":
-            raise UserError(f"{store_path}: a store of {store.kind} has no embeddings: {REMEDIES['region_store']}")
+            raise UserError(f"{store_path}: a store of {store.kind} has no embeddings: {REMEDIES[kind]}")
         for head_path, head in heads.items():
             width = head.weights.shape[-1]
             if width != store.dim:
@@ -110,7 +114,7 @@ def fingerprints(inputs: list[Input]) -> dict[str, str]:
 def _inputs(node: Any, section: str) -> Iterator[Input]:
     for where, part in walk(node, section):
         root = Path(part.get("data_root") or "")
-        for kind in ("ann_file", "region_store", "class_head"):
+        for kind in ("ann_file", *STORES, "class_head"):
             if isinstance(value := part.get(kind), str) and value:
                 yield Input(kind, f"{where}.{kind}", root / value)
         for kind in ("checkpoint", "pretrained"):  # also names of models, and addresses

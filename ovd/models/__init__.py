@@ -11,5 +11,6 @@ from ovd.models.vild import ViLD
 from ovd.models.vild_head import ViLDBBoxHead, ViLDImageHead
 from ovd.models.vild_roi_head import ViLDRoIHead
 
-__all__ = ["BlockHead", "ClipResNet", "CosineClassifier", "DenseClipScore", "GlobalHead", "OADPRoIHead", "RegionDistillationLoss", "ViLD", "ViLDBBoxHead",
-           "ViLDCascadeRoIHead", "ViLDImageHead", "ViLDRoIHead", "clip_normalisation"]
+__all__ = ["BlockHead", "ClipResNet", "CosineClassifier", "DenseClipScore", "GlobalHead", "OADPRoIHead",
+           "RegionDistillationLoss", "ViLD", "ViLDBBoxHead", "ViLDCascadeRoIHead", "ViLDImageHead", "ViLDRoIHead",
+           "clip_normalisation"]
