@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from ovd.errors import UserError
-from ovd.evaluation.study import StudyPlan, answers, check_plan, gather, rows
+from ovd.evaluation.study import Figure, StudyPlan, answers, check_plan, gather, rows
 from ovd.stores.atomic import write_bytes
 from pipelines.running.console import duration
 from pipelines.running.journal import Journal, machine
@@ -53,10 +53,15 @@ def write_study(recipe: Path, work_dir: Path, out: Path) -> list[dict]:
     where = {key: value for key, value in machine().items() if key not in ("system",)}
     contents = {"title": plan.title, "rows": found, "questions": answers(plan, table), "machine": where,
                 "training_seconds": training_seconds(work_dir, plan)}
+    zero_shot = {title: _over_seeds([_read(path.format(seed=seed)) for seed in plan.seeds])
+                 for title, path in plan.zero_shot.items()}
+    recall = _recall(plan)
+    contents["clip_zero_shot"] = {title: _means(row) for title, row in zero_shot.items()}
+    contents["proposal_recall"] = {group: _means(row) for group, row in recall.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out.with_suffix(".json"), (json.dumps(contents, indent=1) + "\n").encode())
     write_bytes(out.with_suffix(".png"), draw_chart(plan, table))
-    page = render_markdown(plan, table, out.with_suffix(".png").name, _settings(recipe, contents))
+    page = render_markdown(plan, table, out.with_suffix(".png").name, _settings(recipe, contents), zero_shot, recall)
     write_bytes(out.with_suffix(".md"), page.encode())
     width = max(len(row["method"]) for row in found)
     for row in found:
@@ -90,16 +95,45 @@ def training_seconds(work_dir: Path, plan: StudyPlan) -> dict[str, list[float]]:
 
 
 def _metrics(plan: StudyPlan, method: str, seed: int) -> dict[str, float | None]:
-    path = Path(plan.metrics.format(seed=seed, method=method))
+    path = plan.metrics.format(seed=seed, method=method)
+    value = _read(path)
+    if not any(key.endswith("/ap50") for key in value):
+        raise UserError(f"{path}: has no figures such as \"base/ap50\"; it must be the metrics.json of a test")
+    return value
+
+
+def _read(path: str) -> dict[str, float | None]:
     try:
-        value = msgspec.json.decode(path.read_bytes())
+        value = msgspec.json.decode(Path(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the recipe to its end first") from None
     except msgspec.DecodeError as error:
-        raise UserError(f"{path}: not a json file ({error}); test that run again") from error
-    if not isinstance(value, dict) or not any(key.endswith("/ap50") for key in value):
-        raise UserError(f"{path}: has no figures such as \"base/ap50\"; it must be the metrics.json of a test")
+        raise UserError(f"{path}: not a json file ({error}); make it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a json object; make it again")
     return value
+
+
+def _over_seeds(runs: list[dict[str, float]]) -> dict[str, Figure]:
+    return {key: Figure(tuple(run[key] for run in runs)) for key in runs[0] if all(key in run for run in runs)}
+
+
+def _means(row: dict[str, Figure]) -> dict[str, dict[str, float]]:
+    return {key: {"mean": round(figure.mean, 2), "std": round(figure.std, 2)} for key, figure in row.items()}
+
+
+def _recall(plan: StudyPlan) -> dict[str, dict[str, Figure]]:
+    """Group -> ``AR@k`` and ``recall@k`` -> figure, of the plan's proposals."""
+    if plan.proposals is None:
+        return {}
+    from ovd.evaluation.exhibits import Exhibits
+    from ovd.vocabulary.splits import get_split
+
+    runs = []
+    for seed in plan.seeds:
+        paths = {key: getattr(plan.proposals, key).format(seed=seed) for key in ("store", "annotations", "split")}
+        runs.append(Exhibits(paths["annotations"], "", get_split(paths["split"]), {}).recall(paths["store"]))
+    return {group: _over_seeds([run[group] for run in runs]) for group in runs[0]}
 
 
 def _settings(recipe: Path, contents: dict) -> list[tuple[str, str]]:

@@ -28,8 +28,23 @@ class Question(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     figures: Sequence[str]
 
 
+class Proposals(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where each seed's proposals and what they are measured against are; paths with ``{seed}``."""
+
+    store: str
+    annotations: str
+    split: str
+
+
 class StudyPlan(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a recipe's ``study`` says; ``metrics`` is a path with ``{seed}`` and ``{method}``."""
+    """What a recipe's ``study`` says.
+
+    Attributes:
+        metrics: path of a run's metrics.json, with ``{seed}`` and ``{method}``.
+        upper_bound: name of the method that the others are measured against.
+        zero_shot: title -> path with ``{seed}`` of what ``ovd zero-shot`` wrote.
+        proposals: for their recall.
+    """
 
     title: str
     seeds: Sequence[int]
@@ -37,6 +52,8 @@ class StudyPlan(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     methods: Sequence[StudyMethod]
     introduction: str = ""
     upper_bound: str = ""
+    zero_shot: Mapping[str, str] = msgspec.field(default_factory=dict)
+    proposals: Proposals | None = None
     questions: Sequence[Question] = ()
 
     def method(self, name: str) -> StudyMethod:

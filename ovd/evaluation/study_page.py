@@ -1,6 +1,6 @@
 """A study's page: a chart, tables of means over seeds, and the questions with what came out. Markdown and PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 
 from ovd.evaluation.report import FIGURES, GROUPS
@@ -9,11 +9,15 @@ from ovd.evaluation.study import Figure, Question, StudyPlan, Table, difference
 BARS = {"base": "#8fb3d9", "novel": "#d9603b"}
 
 
-def render_markdown(plan: StudyPlan, table: Table, chart: str, settings: Sequence[tuple[str, str]]) -> str:
+def render_markdown(plan: StudyPlan, table: Table, chart: str, settings: Sequence[tuple[str, str]] = (),
+                    zero_shot: Mapping[str, Mapping[str, Figure]] | None = None,
+                    recall: Mapping[str, Mapping[str, Figure]] | None = None) -> str:
     """The page as Markdown.
 
     Args:
         chart: path of the chart, relative to the page.
+        zero_shot: title -> group -> accuracy on ground-truth crops.
+        recall: group -> name of a figure -> recall of proposals.
         settings: (what, value) under which it was made.
     """
     parts = [f"# {plan.title}", plan.introduction, f"![AP50 of every method]({chart})"]
@@ -29,6 +33,12 @@ def render_markdown(plan: StudyPlan, table: Table, chart: str, settings: Sequenc
         parts += [_answer(plan, table, question) for question in plan.questions]
     if plan.upper_bound:
         parts += ["## How far from the supervised bound", _bound(plan, table)]
+    if zero_shot:
+        parts += ["## CLIP's accuracy on ground-truth crops", _grid("", zero_shot, groups, lambda group: GROUPS[group])]
+    if recall:
+        columns = list(next(iter(recall.values())))
+        parts += ["## Recall of the proposals",
+                  _grid("classes", {GROUPS.get(group, group): row for group, row in recall.items()}, columns, str)]
     abouts = [f"- **{method.title}**: {method.about}" for method in plan.methods if method.about]
     if abouts:
         parts += ["## The methods", "\n".join(abouts)]
@@ -45,6 +55,13 @@ def _table(plan: StudyPlan, table: Table, figure: str, groups: Sequence[str]) ->
         if any(cell != "-" for cell in cells):
             lines.append(f"| {method.title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _grid(corner: str, figures: Mapping[str, Mapping[str, Figure]], columns: Sequence[str],
+          heading: Callable[[str], str]) -> str:
+    lines = [f"| {corner} | " + " | ".join(map(heading, columns)) + " |", "|---|" + "---:|" * len(columns)]
+    return "\n".join(lines + [f"| {title} | " + " | ".join(_cell(row.get(column)) for column in columns) + " |"
+                              for title, row in figures.items()])
 
 
 def _cell(figure: Figure | None) -> str:
