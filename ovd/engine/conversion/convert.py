@@ -1,5 +1,6 @@
 """The conversion itself, of tensors in memory."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -85,19 +86,26 @@ class _Tensors:
                 raise UserError(f"{report.source}: {why} (its tensor {name})")
         spelled = layout.spell(cut.values()) if layout.spell else {name: name for name in cut.values()}
         table = {spelled[name]: raw for raw, name in cut.items()}
-        for whole in layout.computed:
-            if all(part in table for part in whole.theirs):
-                raw = tuple(table.pop(part) for part in whole.theirs)
-                self._put(whole.ours, whole.to_ours(*(weights[name] for name in raw)), raw)
+        whole = [whole for whole in layout.computed if all(part in table for part in whole.theirs)]
+        parts = [tuple(table.pop(part) for part in each.theirs) for each in whole]
         for name, raw in table.items():
             if (ours := layout.to_ours(name)) is not None:
                 self._put(ours, weights[raw], (raw,))
             else:
                 self._leave((raw,), reason(layout.left_out, name) or reason(layout.left_out, raw))
+        for each, raw in zip(whole, parts):
+            value = each.to_ours(*(weights[name] for name in raw))
+            for name in each.names(self._stages()):
+                self._put(name, value.clone(), raw)
         for raw in outside:
             self._leave((raw,), reason(layout.left_out, raw))
         for name, value in (layout.added(self.values) if layout.added else {}).items():
             self._put(name, value, ())
+
+    def _stages(self) -> list[int]:
+        """Stages of a cascade's box heads; none of a detector without a cascade."""
+        matches = (re.match(r"roi_head\.bbox_head\.(\d+)\.", name) for name in self.values)
+        return sorted({int(match[1]) for match in matches if match})
 
     def _put(self, name: str, value: Tensor, raw: tuple[str, ...]) -> None:
         if name in self.values:
@@ -157,32 +165,40 @@ class _Tensors:
         for name, tensor in wanted.items():
             if name in self.values or name in self.misshapen:
                 continue
-            if tensor.is_counter:
+            layer = name.rpartition(".")[0] + ".weight"
+            if tensor.is_counter and (layer not in wanted or layer in self.values):
                 self._put(name, torch.zeros(tensor.shape, dtype=torch.long), ())
             else:
                 self.missing.append(name)
 
     def spell(self, layout: Layout) -> dict[str, Tensor]:
         """The tensors by the names of ``layout``, and the rest of the report."""
-        computed = {whole.ours: whole for whole in layout.computed}
-        table: dict[str, tuple[Tensor, str]] = {}  # their name -> tensor, our name
+        stages = self._stages()
+        computed = {name: whole for whole in layout.computed for name in whole.names(stages)
+                    if self._are_equal(whole.names(stages))}
+        table: dict[str, Tensor] = {}
+        goes_to: dict[str, tuple[str, ...]] = {}  # our name -> theirs
         for name, value in list(self.values.items()):
             if (theirs := layout.to_theirs(name)) is not None:
-                table[theirs] = value, name
+                table[theirs], goes_to[name] = value, (theirs,)
             elif name in computed:
-                table |= {part: (tensor, name)
-                          for part, tensor in zip(computed[name].theirs, computed[name].to_theirs(value))}
+                table |= zip(computed[name].theirs, computed[name].to_theirs(value))
+                goes_to[name] = computed[name].theirs
             else:
                 self._drop(name, reason(layout.no_place, name))
         final = layout.unspell(table) if layout.unspell else {name: name for name in table}
-        for theirs, (_, name) in table.items():
+        for name, theirs in goes_to.items():
             for raw in self.origin[name]:
-                before = self.report.matched.get(raw)
-                self.report.matched[raw] = final[theirs] if before is None else f"{before}, {final[theirs]}"
+                self.report.matched.setdefault(raw, []).extend(final[part] for part in theirs)
             if not self.origin[name]:
-                self.report.filled.append(final[theirs])
+                self.report.filled += [final[part] for part in theirs]
         self.report.missing += [layout.to_theirs(name) or name for name in self.missing]
-        return {final[theirs]: value for theirs, (value, _) in table.items()}
+        return {final[theirs]: value for theirs, value in table.items()}
+
+    def _are_equal(self, names: Iterable[str]) -> bool:
+        """Whether a tensor that a layout has once is the same under all of our names of it."""
+        values = [self.values[name] for name in names if name in self.values]
+        return all(torch.equal(value, values[0]) for value in values)
 
 
 def cut_prefixes(names: Iterable[str], prefixes: Iterable[str]) -> tuple[dict[str, str], list[str]]:

@@ -10,7 +10,7 @@ flattened as (channel, row, column); the background is the last class; box delta
 after the other; anchors at a place are ordered by aspect ratio (h/w 0.5, 1, 2), one scale a level.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -46,10 +46,12 @@ def _heads(box: Iterable[str]) -> tuple[str, ...]:
 BODY = (*_inside("backbone.", RESNET), *_inside("neck.", NECK))
 DETECTOR = (*BODY, *_inside("rpn_head.", RPN), *_heads((*TRUNK, *BRANCHES, "fc_reg.{w}")))
 MMDET = (*DETECTOR, *(f"roi_head.bbox_head.{stage}fc_cls.{{w}}" for stage in STAGES))
-OURS = (*DETECTOR, "roi_head.distillation.iterations",
-        *(name for stage in STAGES for name in (
-            f"roi_head.bbox_head.{stage}projection.{{w}}", f"roi_head.bbox_head.{stage}classifier.background",
-            *_inside(f"roi_head.image_head.{stage}", (*TRUNK, "projection.{w}")))))
+OURS = (*DETECTOR, *(name for stage in STAGES for name in (
+    f"roi_head.bbox_head.{stage}projection.{{w}}", f"roi_head.bbox_head.{stage}classifier.background",
+    *_inside(f"roi_head.image_head.{stage}", (*TRUNK, "projection.{w}")),
+    f"roi_head.distillation.{stage}iterations")),
+    "roi_head.block_head.layers.{i}.{w}", "roi_head.global_head.projection.{w}",
+    "roi_head.{level}_head.{loss}.iterations")
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,18 @@ class Computed:
         theirs: names that it is computed from, all or none of which must be there.
         ours: its name.
         to_ours, to_theirs: the computation and its inverse, up to what the layout's tensors have in excess.
+        staged: its name in a cascade (field ``s``), all stages of which share it in the layout; None if they do not.
     """
 
     theirs: tuple[str, ...]
     ours: str
     to_ours: Callable[..., Tensor]
     to_theirs: Callable[[Tensor], tuple[Tensor, ...]]
+    staged: str | None = None
+
+    def names(self, stages: Sequence[int]) -> list[str]:
+        """Its names in a detector whose cascade has these ``stages`` (none in one without)."""
+        return [self.staged.format(s=stage) for stage in stages] if self.staged and stages else [self.ours]
 
 
 @dataclass(frozen=True)
@@ -257,16 +265,21 @@ _DETPRO_BACKGROUND = Computed(
     ("roi_head.bg_embedding.weight", "roi_head.bg_embedding.bias"), "roi_head.bbox_head.classifier.background",
     # a linear layer whose one input is always 1
     lambda weight_D1, bias_D: weight_D1[:, 0] + bias_D,
-    lambda row_D: (row_D[:, None].clone(), torch.zeros_like(row_D)))
+    lambda row_D: (row_D[:, None].clone(), torch.zeros_like(row_D)),
+    staged="roi_head.bbox_head.{s}.classifier.background")
 _OADP_HEADS = (
     *same(_inside("roi_head.bbox_head.", (*TRUNK, "fc_reg.{w}"))), *same(_inside("roi_head.mask_head.", MASK)),
     *pairs(((name, name) for name in TRUNK), "roi_head._object_head.", "roi_head.image_head."),
     Rule("roi_head.bbox_head.fc_cls._linear.{w}", "roi_head.bbox_head.projection.{w}"),
-    Rule("roi_head._object_head.fc_cls._linear.{w}", "roi_head.image_head.projection.{w}"))
+    Rule("roi_head._object_head.fc_cls._linear.{w}", "roi_head.image_head.projection.{w}"),
+    Rule("roi_head._block_head.shared_fcs.0.{w}", "roi_head.block_head.layers.0.{w}"),
+    Rule("roi_head._block_head.shared_fcs.1.{w}", "roi_head.block_head.layers.2.{w}"),
+    Rule("roi_head._block_head.fc_cls._linear.{w}", "roi_head.block_head.layers.4.{w}"),
+    Rule("_global_head._classifier._linear.{w}", "roi_head.global_head.projection.{w}"))
 _OADP_BACKGROUND = Computed(
     ("roi_head.bbox_head.fc_cls._bg_embedding",), "roi_head.bbox_head.classifier.background",
     lambda row_1D: row_1D[0], lambda row_D: (row_D[None].clone(),))
-_STEPS = {"roi_head.distillation.iterations": "counts the warm-up of the distillation"}
+_STEPS = {"roi_head.*iterations": "counts the warm-up of a loss"}
 
 LAYOUTS: dict[str, Layout] = {
     "torchvision": _TORCHVISION,
@@ -299,7 +312,9 @@ LAYOUTS: dict[str, Layout] = {
         no_place=_STEPS,
         left_out=_MMDET_LEFT_OUT | {
             "roi_head._object_head.fc_cls._bg_embedding": "never trained: the object head has no background",
-            "_distiller.*": "state of the training", "*._lambda": "constant", "*._cal_lambda": "constant"}),
+            "*_head.*._bg_embedding": "not used: blocks and images are classified without a background",
+            **dict.fromkeys(("_distiller.*", "*_head._loss.*", "*_topk_recall.*"), "state of the training"),
+            **dict.fromkeys(("*._lambda", "*._cal_lambda"), "constant")}),
     "ovd": Layout("this project's two-stage detectors", same(OURS), no_place=_NO_CLASSES, sizes=_AGNOSTIC,
                   left_out=_MMDET_LEFT_OUT, refused=_MMDET_1 | _VARIANTS),
     "ovd-rpn": _RPN_LAYOUT,

@@ -15,6 +15,8 @@ WORDS = {
     "stat": "weight|bias|running_mean|running_var|num_batches_tracked",
     "norm": "bn|gn",
     "branch": "cls|reg",
+    "level": "block|global",
+    "loss": "distillation|relation|classification",
 }
 _NUMBER = r"0|[1-9]\d*"
 _FIELD = re.compile(r"\{(\w+?)(?:\+(\d+))?\}")

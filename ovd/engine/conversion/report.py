@@ -15,7 +15,7 @@ class ConversionReport:
     Attributes:
         source, target: files.
         layouts: key layouts of both.
-        matched: source's name -> target's name, of the tensors that were converted.
+        matched: source's name -> target's names, nearly always one, of the tensors that were converted.
         unexpected: the source's names that no rule is about, or that have no place in the target.
         left_out: the source's name -> why it has no place anywhere else; these are no loss.
         shape_errors: the source's name -> what is wrong with its shape.
@@ -29,7 +29,7 @@ class ConversionReport:
     source: str
     target: str
     layouts: tuple[str, str]
-    matched: dict[str, str] = field(default_factory=dict)
+    matched: dict[str, list[str]] = field(default_factory=dict)
     unexpected: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     shape_errors: dict[str, str] = field(default_factory=dict)
