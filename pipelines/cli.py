@@ -21,7 +21,7 @@ STAGES = {
     "proposals": ("proposals", "extract, import and export region proposals"),
     "class-embeddings": ("class_embeddings", "CLIP text embeddings of class names"),
     "embed-regions": ("region_embeddings", "CLIP image embeddings of proposals"),
-    "learn-prompts": ("learn_prompts", "learn prompts for the class names (DetPro)"),
+    "learn-prompts": ("prompt_learning", "learn prompts for the class names (DetPro)"),
     "train": ("train", "train a detector or a proposal network"),
     "test": ("test", "evaluate a checkpoint"),
     "convert-checkpoint": ("checkpoint_conversion", "convert a checkpoint between key layouts"),

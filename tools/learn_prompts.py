@@ -1,4 +1,4 @@
-"""Learn DetPro's prompts, or apply learned ones to other class names: see pipelines/learn_prompts.py."""
+"""Learn DetPro's prompts, or apply learned ones to other class names: see pipelines/prompt_learning."""
 
 import sys
 
