@@ -34,9 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dense-alpha", type=float, metavar="A", help="the CLIP's weight for base classes (0.35)")
     parser.add_argument("--dense-beta", type=float, metavar="B", help="the CLIP's weight for other classes (0.65)")
     parser.add_argument("--dense-scales", type=float, nargs="+", metavar="S",
-                        help="factors on the image's size, a map each (1 1.5 2 2.5)")
+                        help="factors on the image's size, a map each (1 1.5 2)")
     parser.add_argument("--dense-class-head", metavar="FILE", help="class head of the dense CLIP, where it is not the "
                         "one of the detector's class head")
+    parser.add_argument("--cached-regions", metavar="DIR", help="look at the boxes of this region store of the "
+                        "evaluation images, and let CLIP's embeddings of them have a say; see docs/clip_on_crops.md")
+    parser.add_argument("--cached-weights", type=float, nargs=2, metavar=("A", "B"),
+                        help="CLIP's weight then for base classes and for the others (0.3333 0.6667)")
     parser.add_argument("--out", metavar="FILE", help="write the detections: .json (COCO results) or .pkl (per image)")
     parser.add_argument("--show-dir", metavar="DIR", help="write pictures of detections beside the ground truth")
     parser.add_argument("--show-limit", type=int, default=50, metavar="N", help="how many pictures (default 50)")
@@ -47,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Entry point of ``tools/test.py`` and ``ovd test``."""
     dense = DenseOptions(args.dense_clip, args.dense_alpha, args.dense_beta, args.dense_scales, args.dense_class_head)
+    cached = CachedOptions(args.cached_regions, args.cached_weights)
     evaluate(args.config, args.checkpoint, kinds=args.eval, class_head=args.class_head, diagnostics=args.diagnostics,
-             dense_clip=dense, out=args.out, show_dir=args.show_dir, show_limit=args.show_limit,
+             dense_clip=dense, cached_clip=cached, out=args.out, show_dir=args.show_dir, show_limit=args.show_limit,
              show_score=args.show_score, options=args.cfg_options, data_root=args.data_root, work_dir=args.work_dir,
              device=args.device, launcher=args.launcher)
     return 0
@@ -103,10 +108,47 @@ class DenseOptions:
                 cfg.model["test_cfg"]["rcnn"][key] = value
 
 
+@dataclass(frozen=True)
+class CachedOptions:
+    """Cached regions in place of the detector's proposals, and CLIP's opinion on them (:mod:`ovd.models.cached_clip`).
+
+    Attributes:
+        regions: the region store of the evaluation images; None for none.
+        weights: CLIP's weight for base classes and for the others; None for 1/3 and 2/3, as in ViLD's ensemble.
+    """
+
+    regions: str | Path | None = None
+    weights: Sequence[float] | None = None
+
+    def apply(self, cfg: "Config") -> None:
+        """Put it into the config's model and test pipeline.
+
+        Raises:
+            UserError: weights without a store, or a dense CLIP beside it; a config that cannot take the regions.
+        """
+        if self.regions is None:
+            if self.weights is not None:
+                raise UserError("--cached-weights: there are no cached regions; pass --cached-regions DIR")
+            return
+        if cfg.model.get("dense_clip"):
+            raise UserError("--cached-regions and --dense-clip are each the one further opinion: leave one out")
+        dataset = cfg.test_dataloader.dataset
+        if "rcnn" not in (cfg.model.get("test_cfg") or {}) or "pipeline" not in dataset:
+            raise UserError(f"--cached-regions: {cfg.filename}: needs model.test_cfg.rcnn and a pipeline in "
+                            "test_dataloader.dataset")
+        *steps, pack = dataset.pipeline
+        dataset["pipeline"] = [*steps, {"type": "LoadRegions"}, {**pack, "type": "PackRegions"}]
+        dataset["region_store"] = str(Path(self.regions).absolute())
+        cfg.model["cached_clip"] = True
+        alpha, beta = self.weights or (1 / 3, 2 / 3)
+        cfg.model["test_cfg"]["rcnn"].update(rescore_alpha=alpha, rescore_beta=beta)
+
+
 def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str] | None = None,
              class_head: str | Path | None = None, diagnostics: bool = False,
-             dense_clip: DenseOptions = DenseOptions(), out: str | Path | None = None,
-             show_dir: str | Path | None = None, show_limit: int = 50, show_score: float = 0.3,
+             dense_clip: DenseOptions = DenseOptions(), cached_clip: CachedOptions = CachedOptions(),
+             out: str | Path | None = None, show_dir: str | Path | None = None, show_limit: int = 50,
+             show_score: float = 0.3,
              options: Sequence[str] | Mapping[str, Any] = (), data_root: str | Path | None = None,
              work_dir: str | Path | None = None, device: str = "auto", launcher: str = "none") -> dict[str, float]:
     """Evaluate ``checkpoint`` on the test set of ``config``.
@@ -118,6 +160,7 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         class_head: a class head file with the split's classes, instead of the config's.
         diagnostics: also one-label AP50 and accuracy at ground-truth boxes.
         dense_clip: a frozen CLIP's further opinion, see :class:`DenseOptions`.
+        cached_clip: the same from cached embeddings, see :class:`CachedOptions`.
         out: file for the detections: ``.json`` or ``.pkl``.
         show_dir: folder for pictures of detections beside the ground truth.
         show_limit, show_score: how many pictures, and the lowest score that is drawn.
@@ -150,6 +193,7 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         resolve_types(cfg)
         _configure(cfg, checkpoint, kinds, class_head, diagnostics)
         dense_clip.apply(cfg)
+        cached_clip.apply(cfg)
         return cfg
 
     def prepare() -> bool:

@@ -42,7 +42,7 @@ class DenseClipScore(nn.Module):
 
     def __init__(self, pretrained: str, model: str | None = None, precision: str = "fp32",
                  class_embeddings: str | PathLike | ClassHead | None = None, data_root: str = "",
-                 temperature: float | None = None, scales: Sequence[float] = (1.0, 1.5, 2.0, 2.5),
+                 temperature: float | None = None, scales: Sequence[float] = (1.0, 1.5, 2.0),
                  box_stages: int | None = None, allow_untrained: bool = False) -> None:
         super().__init__()
         if temperature is not None and not temperature > 0:

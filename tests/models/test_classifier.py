@@ -1,6 +1,7 @@
 """The cosine classifier: numbers, masking, label order, vocabularies and checkpoints."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
