@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "evaluation images, and let CLIP's embeddings of them have a say; see docs/clip_on_crops.md")
     parser.add_argument("--cached-weights", type=float, nargs=2, metavar=("A", "B"),
                         help="CLIP's weight then for base classes and for the others (0.3333 0.6667)")
+    parser.add_argument("--tta", type=float, nargs="*", metavar="FACTOR", help="test-time augmentation: each image also "
+                        "mirrored, and in these sizes relative to the test pipeline's (0.75 1 1.5; default: 1)")
     parser.add_argument("--out", metavar="FILE", help="write the detections: .json (COCO results) or .pkl (per image)")
     parser.add_argument("--show-dir", metavar="DIR", help="write pictures of detections beside the ground truth")
     parser.add_argument("--show-limit", type=int, default=50, metavar="N", help="how many pictures (default 50)")
@@ -161,6 +163,7 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         diagnostics: also one-label AP50 and accuracy at ground-truth boxes.
         dense_clip: a frozen CLIP's further opinion, see :class:`DenseOptions`.
         cached_clip: the same from cached embeddings, see :class:`CachedOptions`.
+        tta: see each image mirrored too, and in these sizes relative to the test pipeline's (none: its own).
         out: file for the detections: ``.json`` or ``.pkl``.
         show_dir: folder for pictures of detections beside the ground truth.
         show_limit, show_score: how many pictures, and the lowest score that is drawn.
@@ -185,6 +188,7 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
 
     quiet()
     start = time.perf_counter()
+    views = None if tta is None else ViewsHook(tta)
     torch_device = choose_device(device)
     start_processes(launcher, torch_device)
 
@@ -212,6 +216,8 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         untrained = on_main(prepare)
         cfg = configure()
         runner = DetectionRunner.from_config(cfg, torch_device, launcher)
+        if views is not None:
+            runner.register_hook(views)
         if show_dir is not None:
             runner.register_hook(PicturesHook(show_dir, show_limit, show_score))
         metrics = runner.test()

@@ -3,14 +3,13 @@
 Shapes: N regions of an image, C classes, D embedding width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from ovd.clip.scores import class_probabilities
 from ovd.errors import UserError
 from ovd.models.fusion import geometric_fusion
 from ovd.models.postprocess import class_wise_nms
@@ -21,12 +20,14 @@ from ovd.stores.shards import Regions
 
 @dataclass(frozen=True)
 class CropDetector:
-    """CLIP on cropped regions (ViLD, sec. 3.1 and table 3).
+    """CLIP on cropped regions (ViLD, sec. 3.1 and table 3): softmax over all classes of cos / T, without a background.
+
+    A CLIP that was trained with sigmoids (SigLIP) judges each class by itself, with its own scale and bias.
 
     Attributes:
         head: The classes, of the CLIP that embedded the regions.
         objectness: Scores are the geometric mean of class probability and proposal score, instead of the former alone.
-        temperature: Of the softmax; None for the head's own.
+        temperature: Of the softmax; None for the head's own, which is its CLIP's (0.01 for OpenAI's).
         score_thr, nms_iou, max_per_image: See :func:`ovd.models.postprocess.class_wise_nms`.
     """
 
@@ -38,6 +39,16 @@ class CropDetector:
     max_per_image: int = 100
     device: torch.device | str = "cpu"
 
+    def __post_init__(self) -> None:
+        if self.temperature is None:
+            return
+        if not self.temperature > 0:
+            raise UserError(f"temperature {self.temperature}: needs a number above 0")
+        if self.head.stats.get("scores") == "sigmoid":
+            raise UserError("temperature: the class head's CLIP has sigmoid scores, whose scale belongs to their bias; "
+                            "leave it out")
+        object.__setattr__(self, "head", replace(self.head, scale=1 / self.temperature))
+
     def scores(self, regions: Regions) -> Tensor:
         """Class scores ``[N, C]``.
 
@@ -45,7 +56,7 @@ class CropDetector:
             UserError: Objectness is asked for and the proposals' scores are not between 0 and 1.
         """
         embeddings_ND = torch.from_numpy(regions.embeddings.astype(np.float32)).to(self.device)
-        scores_NC = class_probabilities(self.head, embeddings_ND, self.temperature)
+        scores_NC = self.head.probabilities(embeddings_ND)
         if not self.objectness or not len(regions):
             return scores_NC
         low, high = regions.scores.min(), regions.scores.max()

@@ -5,6 +5,8 @@ from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from torch import Tensor
 
+from ovd.errors import UserError
+from ovd.models.cached_clip import CachedClipScore
 from ovd.models.dense_clip import rgb_images
 from ovd.models.region_detection import MODES, Rescore
 from ovd.models.vild_roi_head import ViLDRoIHead
@@ -27,11 +29,17 @@ class ViLD(MaskRCNN):
             :class:`~ovd.models.vild_roi_head.ViLDRoIHead`).
         dense_clip: Config of a :class:`~ovd.models.dense_clip.DenseClipScore`, a further opinion at test; None for
             none.
+        cached_clip: Whether cached regions are the proposals at test and CLIP's embeddings of them such an opinion
+            (:class:`~ovd.models.cached_clip.CachedClipScore`); the test pipeline must load them.
         kwargs: As for mmdet's ``MaskRCNN``.
     """
 
-    def __init__(self, *, mode: str = "both", roi_head: dict, dense_clip: dict | None = None, **kwargs) -> None:
+    def __init__(self, *, mode: str = "both", roi_head: dict, dense_clip: dict | None = None,
+                 cached_clip: bool = False, **kwargs) -> None:
         super().__init__(roi_head=dict(roi_head, mode=mode), **kwargs)
+        if cached_clip and dense_clip is not None:
+            raise UserError("model: dense_clip and cached_clip are each the one further opinion: leave one out")
+        self.cached_clip = CachedClipScore() if cached_clip else None
         self.dense_clip = None if dense_clip is None else MODELS.build(dense_clip)
         self._check_dense_clip()
 
@@ -59,6 +67,9 @@ class ViLD(MaskRCNN):
 
     def rescorer(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Rescore | None:
         """A further opinion on this batch's regions, as :meth:`ViLDRoIHead.predict` takes it; None for none."""
+        if self.cached_clip is not None:
+            return lambda rois_N5: self.cached_clip.probabilities(batch_data_samples, rois_N5,
+                                                                  self.roi_head.classifier.head)
         if self.dense_clip is None:
             return None
         images = rgb_images(self.data_preprocessor, batch_inputs, batch_data_samples)
@@ -68,7 +79,9 @@ class ViLD(MaskRCNN):
         """The data samples with ``pred_instances`` (see :meth:`ViLDRoIHead.predict`); proposals that they already have
         are used."""
         x = self.extract_feat(batch_inputs)
-        if batch_data_samples[0].get("proposals") is None:
+        if self.cached_clip is not None:
+            proposals = self.cached_clip.proposals(batch_data_samples)
+        elif batch_data_samples[0].get("proposals") is None:
             proposals = self.rpn_head.predict(x, batch_data_samples, rescale=False)
         else:
             proposals = [sample.proposals for sample in batch_data_samples]

@@ -89,6 +89,8 @@ def test_a_head_of_a_sigmoid_clip_judges_each_class_by_itself():
     cosines = torch.from_numpy(regions.embeddings).double() @ unit.T
     torch.testing.assert_close(CropDetector(head).scores(regions).double(), torch.sigmoid(5 * cosines - 1.5),
                                rtol=2e-3, atol=1e-4)
+    with pytest.raises(UserError, match="sigmoid"):
+        CropDetector(head, temperature=0.01)
 
 
 def test_an_image_without_regions_has_no_detections():
