@@ -7,13 +7,13 @@ with heads that learn from blocks and whole images besides. After the proposals 
     ovd train configs/shapes/oadp.py
     ovd test configs/shapes/oadp.py work_dirs/oadp/final.pth --eval bbox segm
 
-Gains: objects are distilled with weight 2, as in vild.py: 4 times the paper's 0.5. So are blocks (0.25, relations 8) and
-whole images (1): 1, 32 and 4. The classification losses keep theirs, as that of the box head does. Warm-ups are a
-quarter of the paper's, as in vild.py.
+Gains: objects are distilled with weight 2, as in vild.py: 4 times the paper's 0.5. So are blocks (0.25, relations 8)
+and whole images (1): 1, 32 and 4. The classification losses keep theirs, as that of the box head does. Warm-ups are a
+quarter of the paper's, as in vild.py. `multi_label` is ours: half a probability at a cosine of 0.5.
 
-Crops are enlarged 3 times: with fewer cells, objects are not told from what surrounds them. CLIP on ground-truth crops of
-60 images is right for 90 % of base and 89 % of novel objects so (76 and 79 % at 2 times, 7 and 3 % as they are), and for
-all of them on ViLD's crops, which are the kind that this small CLIP was trained on.
+Crops are enlarged 3 times: with fewer cells, objects are not told from what surrounds them. CLIP on ground-truth crops
+of 60 images is right for 90 % of base and 89 % of novel objects so (76 and 79 % at 2 times, 7 and 3 % as they are), and
+for all of them on ViLD's crops, which are the kind that this small CLIP was trained on.
 """
 
 from mmengine.config import read_base

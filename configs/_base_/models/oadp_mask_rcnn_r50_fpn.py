@@ -1,9 +1,9 @@
 """OADP on Mask R-CNN R50-FPN: ViLD-ensemble, and distillation from blocks and whole images (Wang et al., CVPR 2023).
 
 The gains of the released configuration, in this project's terms: losses on embeddings are sums over the D entries and
-means over regions, so 128 on the mean over D = 512 is 0.25, and 0.5 on the sum over 2 images a device is 1. Relations of
-blocks 8; asymmetric losses 16 and 4. `scaler` and `bias` of the multi-label classifiers come from the class head where
-it has a bias (OADP's multi-label prompts, imported), else they are 100 and 25.
+means over regions, so 128 on the mean over D = 512 is 0.25, and 0.5 on the sum over 2 images a device is 1. Relations
+of blocks 8; asymmetric losses 16 and 4. `scaler` and `bias` of the multi-label classifiers come from the class head
+where it has a bias (OADP's multi-label prompts, imported), else they are 100 and 25.
 
 A method's config sets ``model["roi_head"]["bbox_head"]["classifier"]`` as for vild_mask_rcnn_r50_fpn.py; all heads
 follow it. The dataset needs ``block_store`` and ``global_store`` (`ovd embed-regions CONFIG --what blocks` and
