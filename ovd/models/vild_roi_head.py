@@ -131,8 +131,7 @@ def pass_heads(text_head: ViLDBBoxHead, image_head: ViLDImageHead | None, featur
     else:
         trunk = text_head.trunk(features[:count])
         embeddings = text_head.embed(trunk)
-        seen = features[count:] if len(features) > count else features[:1]  # norms cannot take an empty batch
-        student_RD = image_head.embed(image_head.trunk(seen))[:len(features) - count]
+        student_RD = image_head.embed(image_head.trunk(features[count:]))
     return text_head.classifier(embeddings) if text_head.classify else None, text_head.fc_reg(trunk), student_RD
 
 
