@@ -24,8 +24,9 @@ def class_embeddings(clip: ClipModel, names: Sequence[str], style: PromptStyle, 
         progress: Called after each class with the number of its texts.
 
     Returns:
-        A head whose scale is the CLIP's. Rows that the style leaves shorter than one (OADP) make a ``linear`` head, so
-        that their length counts; else it is a ``cosine`` head.
+        A head whose scale is the CLIP's, and its bias, the same for each class, where it has one (SigLIP). Rows that
+        the style leaves shorter than one (OADP) make a ``linear`` head, so that their length counts; else it is a
+        ``cosine`` head.
 
     Raises:
         UserError: No names, repeated or empty ones; embeddings that are not finite.
@@ -40,9 +41,10 @@ def class_embeddings(clip: ClipModel, names: Sequence[str], style: PromptStyle, 
     for name, origin in zip(names, provenance):
         if synonyms and synonyms.get(name):
             origin["synonyms"] = list(synonyms[name])
-    return ClassHead(tuple(names), torch.stack(rows)[:, None], scale=clip.logit_scale,
+    bias = None if clip.logit_bias is None else torch.full((len(rows),), clip.logit_bias)
+    return ClassHead(tuple(names), torch.stack(rows)[:, None], bias, scale=clip.logit_scale,
                      norm="cosine" if style.normalize_mean else "linear", provenance=tuple(provenance),
-                     stats={"clip": clip.fingerprint})
+                     stats={"clip": clip.fingerprint, **({} if bias is None else {"scores": "sigmoid"})})
 
 
 def average(raw_TD: Tensor, normalize_texts: bool = True, normalize_mean: bool = True) -> Tensor:

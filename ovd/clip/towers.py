@@ -34,9 +34,11 @@ class ClipModel:
     Attributes:
         name: Where it came from, for people.
         model: The open_clip module, in ``eval`` mode.
-        tokenizer: Callable ``list[str] -> long [N, L]``.
+        tokenizer: Callable ``list[str] -> long [N, L]``. One that has to be downloaded (SigLIP) is, when first used.
         image_size: Side of the square input in pixels.
         mean, std: Per RGB channel, for pixel values in 0..1.
+        resize_mode: How the model's own preprocessing makes an image square: ``"shortest"`` (short side, then the
+            centre), ``"squash"`` (both sides: SigLIP) or ``"longest"``.
         fingerprint: ``sha256:...`` over the layers' kinds and the names and values of all weights.
         untrained: Whether the weights are random (allowed only on request; artefacts made with it are marked).
     """
@@ -51,27 +53,42 @@ class ClipModel:
     untrained: bool
     device: torch.device
     dtype: torch.dtype = torch.float32
+    resize_mode: str = "shortest"
 
     @property
     def embed_dim(self) -> int:
         """Width D of the shared embedding space."""
-        return int(self._projected_width())
-
-    def _projected_width(self) -> int:
-        visual = self.model.visual
-        return getattr(visual, "output_dim", None) or self.model.text_projection.shape[1]
+        for tower in (self.model.visual, getattr(self.model, "text", None)):
+            if width := getattr(tower, "output_dim", None):
+                return int(width)
+        projection = self.model.text_projection  # a timm image tower without a text module
+        return projection.out_features if isinstance(projection, torch.nn.Linear) else projection.shape[1]
 
     @property
     def logit_scale(self) -> float:
         """The learned inverse temperature, as a factor on cosines."""
         return float(self.model.logit_scale.detach().exp())
 
+    @property
+    def logit_bias(self) -> float | None:
+        """What is added to the scaled cosine, which then goes through a sigmoid (SigLIP, Zhai et al., ICCV 2023).
+
+        None for a model that compares by softmax.
+        """
+        bias = getattr(self.model, "logit_bias", None)
+        return None if bias is None else float(bias.detach())
+
+    @property
+    def own_crop(self) -> str:
+        """The kind of :class:`ovd.clip.crops.CropRecipe` that is the model's own preprocessing."""
+        return "warp" if self.resize_mode == "squash" else "clip"
+
     @torch.inference_mode()
     def encode_text(self, texts: list[str], batch_size: int = 256) -> Tensor:
         """Raw (not normalised) text embeddings, float32 ``[N, D]`` on the CPU."""
         parts = [
-            self.model.encode_text(self.tokenizer(texts[i:i + batch_size]).to(self.device)).float().cpu()
-            for i in range(0, len(texts), batch_size)
+            self.model.encode_text(self.tokenizer(texts[i:i + batch_size]).to(self.device), normalize=False)
+            .float().cpu() for i in range(0, len(texts), batch_size)
         ]
         return torch.cat(parts) if parts else torch.zeros(0, self.embed_dim)
 
@@ -82,7 +99,7 @@ class ClipModel:
         Args:
             pixels: ``[N, 3, image_size, image_size]``, already normalised with ``mean`` and ``std``.
         """
-        return self.model.encode_image(pixels.to(self.device, self.dtype)).float()
+        return self.model.encode_image(pixels.to(self.device, self.dtype), normalize=False).float()  # CoCa's default
 
 
 def load_clip(pretrained: str, *, model: str | None = None, device: str | torch.device = "cpu",
@@ -128,7 +145,7 @@ def load_clip(pretrained: str, *, model: str | None = None, device: str | torch.
         name=pretrained, model=clip, tokenizer=tokenizer, image_size=size if isinstance(size, int) else int(size[0]),
         mean=tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),  # a model of our own does not say
         std=tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD), fingerprint=digest, untrained=untrained,
-        device=torch.device(device), dtype=torch_dtype,
+        device=torch.device(device), dtype=torch_dtype, resize_mode=preprocess.get("resize_mode", "shortest"),
     )
 
 
@@ -189,10 +206,10 @@ def _from_file(path: Path, architecture: str | None) -> tuple[CLIP, object]:
         raise UserError(f"{path}: does not say which model it belongs to; name the architecture with --model")
     _check_name(architecture)
     try:
-        clip = open_clip.create_model(architecture, pretrained=str(path))
+        clip = open_clip.create_model(architecture, pretrained=str(path), force_preprocess_cfg=_usual(architecture))
     except Exception as error:  # open_clip and torch raise many kinds for a file that does not fit
-        raise UserError(f"{path}: not weights of {architecture} ({str(error).splitlines()[0]})") from None
-    return clip, open_clip.get_tokenizer(architecture)
+        raise UserError(f"{path}: not weights of {architecture} ({_first_line(error)})") from None
+    return clip, _tokenizer(architecture)
 
 
 def _from_name(name: str) -> tuple[CLIP, object]:
@@ -216,17 +233,56 @@ def _from_name(name: str) -> tuple[CLIP, object]:
     try:
         clip = open_clip.create_model(architecture, pretrained=tag or None, require_pretrained=True)
     except Exception as error:  # network, hub and loading errors of many libraries
-        raise UserError(f"{name}: weights could not be had ({str(error).splitlines()[0]}); with no network, download "
+        raise UserError(f"{name}: weights could not be had ({_first_line(error)}); with no network, download "
                         f"them elsewhere and pass --pretrained FILE --model {architecture}") from None
-    return clip, open_clip.get_tokenizer(architecture)
+    return clip, _tokenizer(architecture)
 
 
 def _untrained(architecture: str) -> tuple[CLIP, object]:
     _check_name(architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        clip = open_clip.create_model(architecture, pretrained=None, load_weights=False)
-    return clip, open_clip.get_tokenizer(architecture)
+        try:
+            clip = open_clip.create_model(architecture, pretrained=None, load_weights=False,
+                                          force_preprocess_cfg=_usual(architecture))
+        except (RuntimeError, OSError, ImportError) as error:  # text towers that a library has to download
+            raise UserError(f"{architecture}: cannot be built here ({_first_line(error)})") from None
+    return clip, _tokenizer(architecture)
+
+
+class _DownloadedTokenizer:
+    """A tokenizer of the Hugging Face hub, got when it is first needed: scores of images do without it."""
+
+    def __init__(self, architecture: str) -> None:
+        self.architecture, self.tokenizer = architecture, None
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        if self.tokenizer is None:
+            try:
+                self.tokenizer = open_clip.get_tokenizer(self.architecture)
+            except Exception as error:  # a missing library, network and hub errors of many kinds
+                raise UserError(f"{self.architecture}: its tokenizer could not be had ({_first_line(error)}); it needs "
+                                "the package transformers and, the first time, a network") from None
+        return self.tokenizer(texts)
+
+
+def _tokenizer(architecture: str) -> object:
+    known = not architecture.startswith("hf-hub:")
+    text = open_clip.get_model_config(architecture)["text_cfg"] if known else {}
+    if text.get("hf_tokenizer_name") or text.get("hf_model_name"):
+        return _DownloadedTokenizer(architecture)
+    return open_clip.get_tokenizer(architecture)
+
+
+def _usual(architecture: str) -> dict:
+    """The preprocessing of an architecture's (first) published weights; open_clip's default for files is OpenAI's."""
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    published = open_clip.get_pretrained_cfg(architecture, tags[0]) if tags else {}
+    return {key: published[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in published}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_name(architecture: str) -> None:
