@@ -41,8 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "evaluation images, and let CLIP's embeddings of them have a say; see docs/clip_on_crops.md")
     parser.add_argument("--cached-weights", type=float, nargs=2, metavar=("A", "B"),
                         help="CLIP's weight then for base classes and for the others (0.3333 0.6667)")
-    parser.add_argument("--tta", type=float, nargs="*", metavar="FACTOR", help="test-time augmentation: each image also "
-                        "mirrored, and in these sizes relative to the test pipeline's (0.75 1 1.5; default: 1)")
+    parser.add_argument("--tta", type=float, nargs="*", metavar="FACTOR",
+                        help="test-time augmentation: each image also mirrored, and in these sizes relative to the "
+                             "test pipeline's (0.75 1 1.5; default: 1)")
     parser.add_argument("--out", metavar="FILE", help="write the detections: .json (COCO results) or .pkl (per image)")
     parser.add_argument("--show-dir", metavar="DIR", help="write pictures of detections beside the ground truth")
     parser.add_argument("--show-limit", type=int, default=50, metavar="N", help="how many pictures (default 50)")
@@ -55,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
     dense = DenseOptions(args.dense_clip, args.dense_alpha, args.dense_beta, args.dense_scales, args.dense_class_head)
     cached = CachedOptions(args.cached_regions, args.cached_weights)
     evaluate(args.config, args.checkpoint, kinds=args.eval, class_head=args.class_head, diagnostics=args.diagnostics,
-             dense_clip=dense, cached_clip=cached, out=args.out, show_dir=args.show_dir, show_limit=args.show_limit,
-             show_score=args.show_score, options=args.cfg_options, data_root=args.data_root, work_dir=args.work_dir,
-             device=args.device, launcher=args.launcher)
+             dense_clip=dense, cached_clip=cached, tta=args.tta, out=args.out, show_dir=args.show_dir,
+             show_limit=args.show_limit, show_score=args.show_score, options=args.cfg_options,
+             data_root=args.data_root, work_dir=args.work_dir, device=args.device, launcher=args.launcher)
     return 0
 
 
@@ -149,8 +150,8 @@ class CachedOptions:
 def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str] | None = None,
              class_head: str | Path | None = None, diagnostics: bool = False,
              dense_clip: DenseOptions = DenseOptions(), cached_clip: CachedOptions = CachedOptions(),
-             out: str | Path | None = None, show_dir: str | Path | None = None, show_limit: int = 50,
-             show_score: float = 0.3,
+             tta: Sequence[float] | None = None, out: str | Path | None = None,
+             show_dir: str | Path | None = None, show_limit: int = 50, show_score: float = 0.3,
              options: Sequence[str] | Mapping[str, Any] = (), data_root: str | Path | None = None,
              work_dir: str | Path | None = None, device: str = "auto", launcher: str = "none") -> dict[str, float]:
     """Evaluate ``checkpoint`` on the test set of ``config``.
@@ -187,8 +188,8 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
     from ovd.evaluation.table import ap_table
 
     quiet()
+    from ovd.models.views import ViewsHook, check_views
     start = time.perf_counter()
-    views = None if tta is None else ViewsHook(tta)
     torch_device = choose_device(device)
     start_processes(launcher, torch_device)
 
@@ -198,6 +199,13 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         _configure(cfg, checkpoint, kinds, class_head, diagnostics)
         dense_clip.apply(cfg)
         cached_clip.apply(cfg)
+        if tta is not None:
+            check_views(tta)
+            if diagnostics or cached_clip.regions is not None:
+                raise UserError("--tta: diagnostics and cached regions are of an image as it is; leave one of them out")
+            if "rcnn" not in (cfg.model.get("test_cfg") or {}):
+                raise UserError(f"--tta: {cfg.filename}: the model has no test_cfg.rcnn")
+            cfg.model.test_cfg.rcnn["diagnostics"] = False
         return cfg
 
     def prepare() -> bool:
@@ -216,8 +224,8 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         untrained = on_main(prepare)
         cfg = configure()
         runner = DetectionRunner.from_config(cfg, torch_device, launcher)
-        if views is not None:
-            runner.register_hook(views)
+        if tta is not None:
+            runner.register_hook(ViewsHook(tta))
         if show_dir is not None:
             runner.register_hook(PicturesHook(show_dir, show_limit, show_score))
         metrics = runner.test()
