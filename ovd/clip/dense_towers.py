@@ -153,6 +153,9 @@ class TimmTower(DenseTower):
                 trunk.patch_embed = _shared_copy(trunk.patch_embed)
                 trunk.patch_embed.strict_img_size, trunk.patch_embed.flatten = False, False
                 trunk.patch_embed.output_fmt = "NHWC"
+                if hasattr(getattr(trunk, "rope", None), "_use_cached_embed"):
+                    trunk.rope = _shared_copy(trunk.rope)
+                    trunk.rope._use_cached_embed = False
             if getattr(trunk, "attn_pool", None) is None and getattr(trunk, "global_pool", "") == "token":
                 trunk.blocks = _with_values_only(trunk.blocks)
                 trunk.global_pool = "avg"
