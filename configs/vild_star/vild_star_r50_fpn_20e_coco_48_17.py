@@ -28,6 +28,7 @@ with read_base():
 proposal_store_train = "proposals/train_48_17_r101"
 proposal_store_val = "proposals/val_48_17_r101"
 region_store = "regions/train_48_17_r101"
+region_store_val = "regions/val_48_17_r101"
 class_head = "class_heads/vild74_ViT-B-32.safetensors"
 proposals.update(max_per_image=1000)
 regions.update(top_k=1000)

@@ -28,6 +28,7 @@ with read_base():
 proposal_store_train = "proposals/train_65_15_r101"
 proposal_store_val = "proposals/val_65_15_r101"
 region_store = "regions/train_65_15_r101"
+region_store_val = "regions/val_65_15_r101"
 class_head = "class_heads/vild74_ViT-B-32.safetensors"
 proposals.update(max_per_image=1000)
 regions.update(top_k=1000)

@@ -24,6 +24,7 @@ val_prefix = "val2017"
 proposal_store_train = "proposals/train"
 proposal_store_val = "proposals/val"
 region_store = "regions/train"
+region_store_val = "regions/val"
 class_head = "class_heads/vild_ViT-B-32.safetensors"
 
 # settings of the offline stages

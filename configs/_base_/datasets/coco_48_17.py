@@ -23,6 +23,7 @@ val_ann = "annotations/instances_val2017_48_17.json"  # all classes
 proposal_store_train = "proposals/train_48_17"
 proposal_store_val = "proposals/val_48_17"
 region_store = "regions/train_48_17"
+region_store_val = "regions/val_48_17"
 
 train_dataloader["dataset"].update(ann_file=train_ann, split=split, region_store=region_store)
 test_dataloader["dataset"].update(ann_file=val_ann, split=split)

@@ -16,6 +16,7 @@ val_ann = "annotations/instances_val2017_65_15.json"  # all classes
 proposal_store_train = "proposals/train_65_15"
 proposal_store_val = "proposals/val_65_15"
 region_store = "regions/train_65_15"
+region_store_val = "regions/val_65_15"
 
 train_dataloader["dataset"].update(ann_file=train_ann, split=split, region_store=region_store)
 test_dataloader["dataset"].update(ann_file=val_ann, split=split)

@@ -28,6 +28,7 @@ val_prefix = ""
 proposal_store_train = "proposals/train_866_337"
 proposal_store_val = "proposals/val_866_337"
 region_store = "regions/train_866_337"
+region_store_val = "regions/val_866_337"
 
 train_dataloader["dataset"].update(
     data_root=data_root, ann_file=train_ann, split=split, region_store=region_store, data_prefix=dict(img=train_prefix))
