@@ -72,8 +72,9 @@ def recognise(shapes: Mapping[str, Shape], source: str) -> Architecture:
         raise UserError(f"{source}: its backbone has {', '.join(map(str, blocks))} "
                         f"{'bottleneck' if bottleneck else 'basic'} blocks a stage, which is none of ResNet-18, -34, "
                         "-50, -101 and -152 (or stages are missing)")
-    width = shapes["conv1.weight"][0] if "conv1.weight" in shapes else 64
-    return Architecture(fitting[0], width, any(name.endswith(COUNTER) for name in shapes))
+    stem = next((shapes[name] for name in ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight") if shapes.get(name)),
+                (64,))
+    return Architecture(fitting[0], stem[0], any(name.endswith(COUNTER) for name in shapes))
 
 
 def _blocks(names: Iterable[str]) -> tuple[int, int, int, int]:
