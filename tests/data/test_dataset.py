@@ -58,16 +58,16 @@ def make(root, **kwargs) -> OpenVocabDataset:
                                "data_prefix": {"img": "images"}, **kwargs})
 
 
-def make_store(root, image_ids=(10, 20, 30)) -> str:
+def make_store(root, image_ids=(10, 20, 30), name="regions", config=None) -> str:
     """A store in which region r of image i is box (r, r, r + i, r + 8) with the unit vector of axis r."""
-    writer = RegionStore.create(root / "regions", "regions", image_ids, dim=DIM)
+    writer = RegionStore.create(root / name, "regions", image_ids, dim=DIM)
     for shard in writer.missing():
         writer.write(shard, {
             image_id: Regions(np.float32([[row, row, row + image_id, row + 8] for row in range(DIM)]),
                               np.linspace(1, 0, DIM, dtype=np.float32), np.eye(DIM, dtype=np.float16))
             for image_id in writer.image_ids(shard)})
-    writer.finish("embed-regions", {}, {})
-    return "regions"
+    writer.finish("embed-regions", config or {}, {})
+    return name
 
 
 def steps(with_mask=True) -> list:
@@ -76,6 +76,28 @@ def steps(with_mask=True) -> list:
 
 def region_steps() -> list:
     return [*steps(), LoadRegions(), Resize(scale=(120, 80), keep_ratio=True), RandomFlip(prob=0.5), PackRegions()]
+
+
+def test_stores_of_blocks_and_whole_images_are_read_by_image_id(data_root):
+    stores = {"region_store": make_store(data_root), "block_store": make_store(data_root, name="blocks", config={
+        "what": "blocks"}), "global_store": make_store(data_root, name="globals", config={"what": "globals"})}
+    sample = make(data_root, pipeline=[*steps(), LoadRegions(top_k=2), PackRegions()], **stores)[1]["data_samples"]
+    assert sample.blocks.bboxes.tolist() == [[row, row, row + 10, row + 8] for row in range(DIM)]
+    assert sample.image_embedding.tolist() == [1, 0, 0, 0]
+    assert len(sample.regions) == 2
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"block_store": "regions"}, "regions: is a store of objects, and block_store needs blocks.*--what blocks"),
+    ({"region_store": "blocks"}, "blocks: is a store of blocks, and region_store needs objects"),
+    ({"block_store": "few"}, "2 of 3 images are not in its block store, the first is 10"),
+])
+def test_stores_of_another_level_or_of_other_images_are_refused(data_root, change, says):
+    make_store(data_root)
+    make_store(data_root, name="blocks", config={"what": "blocks"})
+    make_store(data_root, image_ids=(30,), name="few", config={"what": "blocks"})
+    with pytest.raises(UserError, match=says):
+        make(data_root, pipeline=region_steps(), **{"region_store": "regions", "block_store": "blocks", **change})
 
 
 def test_labels_are_positions_in_the_split(data_root):

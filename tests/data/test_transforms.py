@@ -155,6 +155,39 @@ def test_packed_regions_do_not_share_memory_with_the_store():
     assert store.regions.embeddings.any()
 
 
+def with_pyramid(steps, regions, blocks, seed=0, packer=None) -> dict:
+    results = {"img": np.zeros((HEIGHT, WIDTH, 3), np.uint8), "img_id": 7, "img_shape": (HEIGHT, WIDTH),
+               "region_store": OneImageStore(regions), "block_store": OneImageStore(blocks),
+               "global_store": OneImageStore(np.float32([[0, 0, WIDTH, HEIGHT]]))}
+    np.random.seed(seed)  # noqa: NPY002 (what transforms draw from)
+    return Compose([LoadRegions(), *steps, packer or PackRegions()])(results)["data_samples"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(0, 12), seed=st.integers(0, 10_000))
+def test_blocks_follow_the_image_as_regions_do(count, seed):
+    boxes = random_boxes(count, seed)
+    sample = with_pyramid(PIPELINES["everything"], boxes, boxes, seed)
+    assert torch.equal(sample.blocks.bboxes, sample.regions.bboxes)
+    assert torch.equal(sample.blocks.embeddings, sample.regions.embeddings)
+    assert sample.image_embedding.shape == (DIM,)
+
+
+def test_a_random_choice_of_blocks_leaves_that_of_regions_as_it_was():
+    regions, blocks = random_boxes(20, 0), random_boxes(15, 1)
+    sample = with_pyramid([], regions, blocks, 3, PackRegions(max_regions=5, max_blocks=4))
+    alone = run([], regions, 3, PackRegions(max_regions=5))["data_samples"]
+    assert torch.equal(sample.regions.bboxes, alone.regions.bboxes)
+    rows = sample.blocks.embeddings[:, 0].long()
+    assert len(rows.unique()) == 4
+    assert np.array_equal(sample.blocks.bboxes.numpy(), blocks[rows.numpy()])
+
+
+def test_without_a_pyramid_samples_have_regions_only():
+    sample = run([], random_boxes(3, 0))["data_samples"]
+    assert "blocks" not in sample and "image_embedding" not in sample
+
+
 @pytest.mark.parametrize(("steps", "message"), [
     ([LoadRegions(), RandomAffine(), PackRegions()], "RandomAffine"),
     ([LoadRegions(), Mosaic(), PackRegions()], "Mosaic"),

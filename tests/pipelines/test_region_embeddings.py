@@ -16,7 +16,9 @@ from PIL import Image
 from tiny_world import write_world
 
 from ovd.clip.crops import CropRecipe
+from ovd.clip.levels import Blocks, Globals, Objects
 from ovd.clip.regions import RegionEncoder
+from ovd.clip.shard_job import ImageFile
 from ovd.clip.towers import load_clip, save_described
 from ovd.errors import UserError
 from ovd.stores.shards import Regions, RegionStore
@@ -33,6 +35,7 @@ train_ann, train_prefix = 'annotations/train.json', 'train'
 val_ann, val_prefix = 'annotations/val.json', 'val'
 proposal_store_train, proposal_store_val = 'proposals/train', 'proposals/val'
 region_store, region_store_val = 'regions/train', 'regions/val'
+block_store, global_store = 'blocks/train', 'globals/train'
 regions = dict(pretrained={clip!r}, recipe=dict(kind='clip', scales=(1.0, 1.5)), top_k=6, images_per_shard=3)
 """
 
@@ -280,6 +283,70 @@ def test_boxes_of_another_proposal_store_can_be_embedded(world):
     assert store.path == world / "annotated"
     assert store.manifest.inputs["proposals"] == RegionStore(world / "elsewhere").manifest.content
     assert all(store[image_id].boxes.tolist() == [[8, 4, 30, 19]] for image_id in ids)
+
+
+def test_blocks_and_whole_images_have_stores_of_their_own(world, clip_file):
+    clip = load_clip(str(clip_file))
+    for what, level in (("blocks", Blocks(16)), ("globals", Globals())):
+        store = RegionStore(embed(world, what=what))
+        assert store.path == world / what / "train"
+        assert store.manifest.config["what"] == what and set(store.manifest.inputs) == {"clip", "annotations"}
+        for image in json.loads((world / "annotations" / "train.json").read_text())["images"][:3]:
+            boxes, _ = level.choose(image["id"], ImageFile(None, image["width"], image["height"]))
+            picture = Image.open(world / "train" / image["file_name"]).convert("RGB")
+            np.testing.assert_array_equal(store[image["id"]].boxes, boxes)
+            np.testing.assert_allclose(store[image["id"]].embeddings, level.encoder(clip, 8)(picture, boxes), atol=2e-3)
+    assert len(boxes) == 1
+    assert boxes[0].tolist() == [0, 0, image["width"], image["height"]]
+
+
+def test_a_level_is_resumed_to_the_same_bytes(world):
+    store = embed(world, what="blocks")
+    before = shard_bytes(store)
+    (store / "manifest.json").unlink()
+    (store / "shard-00001-of-00003.h5").unlink()
+    assert shard_bytes(embed(world, what="blocks", processes=2)) == before
+
+
+MASKED = {"regions.recipe": {"kind": "adaptive", "scales": (1.0,), "min_size": 4}, "+regions.masked_attention": True,
+          "+regions.upsample": 2}
+
+
+def test_masked_attention_is_in_the_manifest_and_caches_do_not_mix(world, clip_file):
+    store = embed(world, options=MASKED)
+    config = RegionStore(store).manifest.config
+    assert (config["masked_attention"], config["upsample"], config["recipe"]["kind"]) == (True, 2, "adaptive")
+    level = Objects(RegionStore(world / "proposals" / "train"), CropRecipe("adaptive", (1.0,), min_size=4), 6, True, 2)
+    image = json.loads((world / "annotations" / "train.json").read_text())["images"][0]
+    picture = Image.open(world / "train" / image["file_name"]).convert("RGB")
+    regions = RegionStore(store)[image["id"]]
+    encoder = level.encoder(load_clip(str(clip_file)), None)
+    np.testing.assert_allclose(regions.embeddings, encoder(picture, regions.boxes), atol=2e-3)
+    with pytest.raises(UserError, match=r"upsample was 2.*--overwrite"):
+        embed(world, options={**MASKED, "+regions.upsample": 1})
+    with pytest.raises(UserError, match=r"masked_attention.*--overwrite"):
+        embed(world, options={"regions.recipe": MASKED["regions.recipe"]})
+
+
+def test_the_command_line_embeds_blocks(world, root):
+    command = [sys.executable, "tools/region_embeddings.py", str(world / "config.py"), "--what", "blocks", "--out",
+               str(world / "out"), "--processes", "1", "--device", "cpu"]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert RegionStore(world / "out").manifest.config["what"] == "blocks"
+    assert "regions of 8 images" in result.stdout
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    ({"what": "blocks", "proposals": "elsewhere"}, "blocks are not made from proposals"),
+    ({"options": {"+regions.upsample": 2}}, "belongs to masked attention"),
+    ({"options": {**MASKED, "+regions.upsample": 3}}, "cannot be divided by 3"),
+    ({"options": {"+regions.masked_attention": True}}, "hold all of the box"),
+])
+def test_levels_that_do_not_fit_are_refused_before_there_is_a_store(world, arguments, says):
+    with pytest.raises(UserError, match=says):
+        embed(world, **arguments)
+    assert not (world / "regions" / "train").exists() and not (world / "blocks").exists()
 
 
 def test_boxes_outside_their_image_are_refused_before_any_work(world):
