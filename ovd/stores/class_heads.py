@@ -334,7 +334,8 @@ def import_matrix(path: str | os.PathLike, names: str | os.PathLike | Sequence[s
     """A class head from a matrix of embeddings ``[C, D]`` or ``[D, C]`` (the one whose side is the number of names).
 
     Args:
-        path: ``.npy``, or ``.pth`` / ``.pt`` with a tensor or a dict of ``embeddings`` and ``names``.
+        path: ``.npy``, or ``.pth`` / ``.pt`` with a tensor or a dict of ``embeddings`` and ``names``; ``[1, C, D]``
+            is taken for ``[C, D]``.
         names: the classes in the matrix's order: a list, a ``.txt`` (one a line) or a ``.json`` (a list of names, or
             of records with a ``name``). Not needed for a dict that has names.
         clip: fingerprint of the CLIP that made the embeddings, if known.
@@ -356,6 +357,8 @@ def import_matrix(path: str | os.PathLike, names: str | os.PathLike | Sequence[s
         if canonical(own) != canonical(given):
             raise UserError(f"{path}: its row {row} is {own!r} by its own names, but {given!r} was given; leave out "
                             "the names, or give them in the file's order")
+    if matrix.ndim == 3 and len(matrix) == 1:  # DetPro's files of one model
+        matrix = matrix[0]
     if matrix.ndim != 2 or not matrix.is_floating_point():
         raise UserError(f"{path}: {matrix.dtype} of shape {list(matrix.shape)}, expected floats [C, D]")
     if len(names) not in matrix.shape:

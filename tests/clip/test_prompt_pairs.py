@@ -117,6 +117,9 @@ def test_an_epoch_has_every_pair_once_with_its_own_embedding(tmp_path, monkeypat
     (tmp_path / "pairs.bin").write_bytes(pairs.tobytes())
     reader = PairReader(PairFile(tmp_path / "pairs.bin"), regions, truth, buffer)
     everything = Selection((0.9, 1.1))
+    held = []
+    read = reader.read
+    reader.read = lambda chosen: held.append(len(chosen)) or read(chosen)
 
     def epoch(seed):
         batches = list(reader.batches(everything, 4, seed))
@@ -131,3 +134,4 @@ def test_an_epoch_has_every_pair_once_with_its_own_embedding(tmp_path, monkeypat
         assert np.array_equal(row.numpy(), own.astype(np.float32))
     assert torch.equal(epoch((0, 0))[1], labels) and not torch.equal(epoch((0, 1))[1], labels)
     assert epoch(None)[1].tolist() == list(range(len(pairs)))
+    assert max(held) <= buffer + 10  # what is in memory at a time, however many there are

@@ -150,6 +150,30 @@ def test_untrained_needs_permission_and_marks_the_file(command, untrained):
         assert status == 2 and "--allow-untrained" in error
 
 
+@pytest.mark.parametrize("form", ["tensor", "half, one model", "dict"])
+def test_published_detpro_embeddings_are_imported_by_name(command, form):
+    """``iou_neg5_ens.pth`` has a row a class of LVIS in its order; OADP's dict spells one name as mmdet does."""
+    torch.manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(1203, 16), dim=1)
+    names = [name.replace("stero", "stereo") for name in LVIS_NAMES]
+    forms = {"tensor": rows, "half, one model": rows[None].half(), "dict": {"embeddings": rows, "names": names}}
+    torch.save(forms[form], "iou_neg5_ens.pth")
+    words = [] if form == "dict" else ["--dataset", "lvis_v1"]
+    status, out, error = command("detpro", "--import-matrix", "iou_neg5_ens.pth", *words, "--out", "detpro.safetensors")
+    assert status == 0, error
+    assert "1,203 classes" in out
+    head = ClassHead.load("detpro.safetensors")
+    split = get_split("866_337")  # base first: another order than the file's
+    wanted = rows[[LVIS_NAMES.index(name) for name in split.classes]]
+    torch.testing.assert_close(head.select(split.classes).weights[:, 0], wanted, rtol=1e-3, atol=1e-3)
+    for spelling in ("stero", "stereo"):
+        assert len(head.select([f"speaker_({spelling}_equipment)"])) == 1
+    torch.save(torch.randn(1204, 16), "more.pth")  # with a background row
+    more = ["--import-matrix", "more.pth", "--dataset", "lvis_v1", "--out", "more.safetensors"]
+    status, _, error = command("detpro", *more)
+    assert status == 2 and "1204 x 16 for 1203 names" in error
+
+
 @pytest.mark.parametrize(("matrix", "dataset", "names"), [
     ("detic_coco_clip_a+cname.npy", "coco", COCO_NAMES), ("detic_lvis_v1_clip_a+cname.npy", "lvis_v1", LVIS_NAMES),
     ("detic_coco_clip_a+cname.npy", "65_15", COCO_NAMES),  # rows follow the dataset, not the split's labels
