@@ -335,7 +335,8 @@ def import_matrix(path: str | os.PathLike, names: str | os.PathLike | Sequence[s
 
     Args:
         path: ``.npy``, or ``.pth`` / ``.pt`` with a tensor or a dict of ``embeddings`` and ``names``; ``[1, C, D]``
-            is taken for ``[C, D]``.
+            is taken for ``[C, D]``. OADP's multi-label prompts (``ml_coco.pth``) also hold ``scaler`` and ``bias``:
+            their logit ``cos * scaler - bias`` becomes the head's scale and its bias for every class.
         names: the classes in the matrix's order: a list, a ``.txt`` (one a line) or a ``.json`` (a list of names, or
             of records with a ``name``). Not needed for a dict that has names.
         clip: fingerprint of the CLIP that made the embeddings, if known.
@@ -343,7 +344,7 @@ def import_matrix(path: str | os.PathLike, names: str | os.PathLike | Sequence[s
     Raises: UserError that names the file: unreadable, names of another number, NaN, rows of zeros, names that repeat.
     """
     path = Path(path)
-    matrix, own_names = _read_matrix(path)
+    matrix, own_names, form = _read_matrix(path)
     if names is None:
         names = own_names
     if names is None:
@@ -368,8 +369,9 @@ def import_matrix(path: str | os.PathLike, names: str | os.PathLike | Sequence[s
         matrix = matrix.T
     provenance = [{"imported": path.name, "row": row} for row in range(len(names))]
     try:
-        return ClassHead(tuple(names), matrix[:, None], scale=scale, norm=norm, provenance=tuple(provenance),
-                         stats={} if clip is None else {"clip": clip})
+        bias = torch.full((len(names),), -form["bias"]) if "bias" in form else None
+        return ClassHead(tuple(names), matrix[:, None], bias=bias, scale=form.get("scaler", scale), norm=norm,
+                         provenance=tuple(provenance), stats={} if clip is None else {"clip": clip})
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -392,10 +394,11 @@ def read_names(path: str | os.PathLike) -> list[str]:
         raise UserError(f"{path}: not a list of class names ({_first_line(error)})") from error
 
 
-def _read_matrix(path: Path) -> tuple[Tensor, Sequence[str] | None]:
+def _read_matrix(path: Path) -> tuple[Tensor, Sequence[str] | None, dict[str, float]]:
+    """The matrix, its names where the file has them, and ``scaler`` and ``bias`` where it has these."""
     try:
         if path.suffix == ".npy":
-            return torch.from_numpy(np.load(path, allow_pickle=False)), None
+            return torch.from_numpy(np.load(path, allow_pickle=False)), None, {}
         if path.suffix not in (".pth", ".pt"):
             raise UserError(f"{path}: is neither .npy nor .pth nor .pt")
         data = torch.load(path, map_location="cpu", weights_only=True)
@@ -405,9 +408,13 @@ def _read_matrix(path: Path) -> tuple[Tensor, Sequence[str] | None]:
         raise UserError(f"{path}: is truncated, not such a file, or holds more than tensors and text "
                         f"({_first_line(error)})") from error
     if isinstance(data, Tensor):
-        return data, None
+        return data, None, {}
     if isinstance(data, dict) and isinstance(data.get("embeddings"), Tensor):
-        return data["embeddings"], data.get("names")
+        try:
+            form = {key: float(data[key]) for key in ("scaler", "bias") if data.get(key) is not None}
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError(f"{path}: its scaler or bias is not one number") from None
+        return data["embeddings"], data.get("names"), form
     held = f"a dict of {sorted(map(str, data))[:8]}" if isinstance(data, dict) else type(data).__name__
     raise UserError(f"{path}: holds {held}, expected a matrix or a dict of embeddings and names")
 

@@ -333,6 +333,22 @@ def test_names_that_contradict_the_files_own_are_refused(tmp_path):
     assert import_matrix(tmp_path / "vild.pth", ["cat", "dog", "cow"]).names == ("cat", "dog", "cow")
 
 
+def test_multi_label_prompts_bring_their_scaler_and_bias(tmp_path):
+    rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    prompts = {"embeddings": rows, "names": ["cat", "dog", "cow"], "scaler": torch.tensor(13.5), "bias": 4.25}
+    torch.save(prompts, tmp_path / "ml_coco.pth")
+    head = import_matrix(tmp_path / "ml_coco.pth")
+    x = torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
+    cosines = [[float(torch.cosine_similarity(a, b, dim=0)) for b in rows] for a in x]
+    torch.testing.assert_close(head.logits(x), torch.tensor(cosines) * 13.5 - 4.25)
+    head.save(tmp_path / "ml.safetensors", "class-embeddings", {}, {})
+    again = ClassHead.load(tmp_path / "ml.safetensors").select(["cow"])
+    assert (again.scale, again.bias.tolist()) == (13.5, [-4.25])
+    torch.save({**prompts, "bias": torch.zeros(2)}, tmp_path / "odd.pth")
+    with pytest.raises(UserError, match=r"odd\.pth: its scaler or bias is not one number"):
+        import_matrix(tmp_path / "odd.pth")
+
+
 def test_export_and_import_of_the_published_dict(tmp_path):
     head = make_head(4, 6)
     head.export(tmp_path / "vild.pth")
