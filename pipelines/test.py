@@ -93,6 +93,10 @@ class DenseOptions:
             return
         if "rcnn" not in (cfg.model.get("test_cfg") or {}):
             raise UserError(f"--dense-clip: {cfg.filename}: the model has no test_cfg.rcnn")
+        for name in ("alpha", "beta"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UserError(f"--dense-{name} {value:g}: needs a number from 0 to 1")
         regions = cfg.get("regions") or {}
         if self.pretrained:
             dense.update(pretrained=self.pretrained, model=None)
@@ -186,6 +190,7 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
     from ovd.engine.runner import DetectionRunner
     from ovd.evaluation.results import save_detections
     from ovd.evaluation.table import ap_table
+    from ovd.models.dense_clip import check_dense_clip
 
     quiet()
     from ovd.models.views import ViewsHook, check_views
@@ -216,6 +221,8 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         inputs = find_inputs(cfg, ("model", "test_dataloader"))
         check_inputs(inputs)
         check_class_heads(cfg.model)
+        if cfg.model.get("dense_clip"):
+            check_dense_clip(cfg.model)
         sources = marked([checkpoint, *(entry.path for entry in inputs)])
         warn(sources, "The figures serve")
         return bool(sources)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ovd.clip.dense import DenseEncoder
 from ovd.clip.towers import load_clip
+from ovd.engine.config import walk
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
 
@@ -107,6 +108,18 @@ class DenseClipScore(nn.Module):
             self.clip.model.to(device)
             self.clip.device = device
             self.encoder = DenseEncoder(self.clip, *self._encoder_settings)  # its parts may hold views of weights
+
+
+def check_dense_clip(model: dict) -> None:
+    """Refuse the ``dense_clip`` of a model's config that cannot be had, or cannot score the model's class head.
+
+    Raises:
+        UserError: As :class:`DenseClipScore`, and :meth:`DenseClipScore.head_for`.
+    """
+    dense_clip = MODELS.build(model["dense_clip"])
+    for _, part in walk(model):
+        if isinstance(part.get("class_head"), str):
+            dense_clip.head_for(ClassHead.load(Path(part.get("data_root") or "", part["class_head"])))
 
 
 def rgb_images(preprocessor: DetDataPreprocessor, batch_inputs: Tensor, samples: SampleList) -> list[Tensor]:
