@@ -1,9 +1,11 @@
 """Batch-normalisation statistics recomputed over batches, against plain averaging over all that was seen."""
 
 import itertools
+import multiprocessing
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
@@ -94,6 +96,32 @@ def test_what_is_frozen_or_unused_or_counts_is_left_alone():
     after = dict(model.named_buffers())
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"{name}.running_{kind}" for name in ("first", "second") for kind in ("mean", "var")}
+
+
+def _one_of_two(rank: int, folder: str, batches: list[torch.Tensor]) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    layer = nn.BatchNorm2d(3)
+    recompute_statistics(layer, batches, layer)
+    torch.save(layer.state_dict(), f"{folder}/{rank}.pth")
+    dist.destroy_process_group()
+
+
+def test_processes_share_their_statistics(tmp_path):
+    torch.manual_seed(0)
+    shares = [[torch.randn(2, 3, 4, 4), torch.randn(1, 3, 2, 2) + 3],
+              [torch.randn(5, 3, 3, 3) - 2, torch.zeros(0, 3, 2, 2)]]  # one process has a batch without RoIs
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_one_of_two, args=(rank, str(tmp_path), share))
+                 for rank, share in enumerate(shares)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    everything = torch.cat([batch.transpose(0, 1).reshape(3, -1) for share in shares for batch in share], dim=1)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pth")
+        torch.testing.assert_close(found["running_mean"], everything.mean(1))
+        torch.testing.assert_close(found["running_var"], everything.var(1))
 
 
 def test_an_error_leaves_the_statistics_as_they_were():
