@@ -111,3 +111,14 @@ def test_files_that_a_docstring_names_exist(path):
         assert (ROOT.parent / named).is_file(), named
     for named in set(re.findall(r"(?<![\w/])\w+\.py", docstring)):
         assert any(ROOT.rglob(named)), named
+
+
+def test_the_page_of_configs_names_them_all():
+    stand_for = {"D": ("coco_48_17", "coco_65_15", "lvis_866_337"), "M": ("vild", "vild_star", "detpro"),
+                 "T": ("coco", "objects365_v1", "objects365_v2", "voc")}
+    folders = ("rpn", "vild", "vild_star", "detpro", "oadp", "transfer")
+    page = (ROOT.parent / "docs" / "configs.md").read_text()
+    names = set(re.findall(rf"`((?:{'|'.join(folders)})/\w+)`", page))
+    for letter, meanings in stand_for.items():
+        names = {re.sub(rf"(?<![A-Za-z]){letter}(?![A-Za-z])", meaning, one) for one in names for meaning in meanings}
+    assert names == {name(path) for path in CONFIGS if path.parent.name in folders}

@@ -3,7 +3,7 @@
 Settings of DetPro's transfer, whose file this is by its name: 1333 x 800, scores from 0.003, 300 detections an image,
 all of which count. Expects in data_root: val/, annotations/objects365_val.json. Should the file have boxes that are
 refused, `ovd build-zsl --split objects365_v1 --subset val --val-ann objects365_val.json --on-error skip` writes one
-without them.
+without them: --cfg-options val_ann=annotations/objects365_val_objects365_v1.json
 """
 
 from mmengine.config import read_base

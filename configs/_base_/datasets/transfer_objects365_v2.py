@@ -9,7 +9,8 @@ images/v1/patch8/x.jpg for val/patch8/x.jpg, so:
     ln -s ../val data/objects365_v2/images/v2
 
 Should it have boxes that are refused, `ovd build-zsl --split objects365_v2 --subset val --val-ann
-zhiyuan_objv2_val.json --on-error skip` writes a file without them.
+zhiyuan_objv2_val.json --on-error skip` writes a file without them: --cfg-options
+val_ann=annotations/zhiyuan_objv2_val_objects365_v2.json
 """
 
 from mmengine.config import read_base
