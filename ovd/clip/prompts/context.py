@@ -125,16 +125,17 @@ def context_head(tower: PromptTower, contexts: Sequence[PromptContext], names: S
         raise UserError("no learned context is given")
     for context in contexts:
         context.check(tower)
-    for kind in dict.fromkeys((c.position, len(c.vectors_KW)) for c in contexts):
-        tower.sentences(names, kind[1], kind[0])  # refuses wrong names before work is spent
+    groups: dict[tuple[int, str], list[Tensor]] = {}
+    for context in contexts:
+        groups.setdefault((len(context.vectors_KW), context.position), []).append(context.vectors_KW)
+    for vectors, position in groups:
+        tower.sentences(names, vectors, position)  # refuses wrong names before work is spent
+    contexts_MKW = {form: torch.stack(of_form).to(tower.device) for form, of_form in groups.items()}
     rows = []
     for name in names:
-        parts_MD = []
-        for context in contexts:
-            sentence = tower.sentences([name], len(context.vectors_KW), context.position)
-            raw_1D = tower(sentence, context.vectors_KW.to(tower.device))
-            parts_MD.append(F.normalize(raw_1D[0], dim=-1))
-        rows.append(F.normalize(torch.stack(parts_MD).sum(dim=0), dim=-1).cpu())
+        parts_MD = [tower(tower.sentences([name], *form).repeated(len(of_form)), of_form)
+                    for form, of_form in contexts_MKW.items()]
+        rows.append(F.normalize(F.normalize(torch.cat(parts_MD), dim=-1).sum(dim=0), dim=-1).cpu())
         progress(1)
     provenance = [{"text": spoken(name), "learned_contexts": len(contexts)} for name in names]
     return ClassHead(tuple(names), torch.stack(rows)[:, None], scale=tower.logit_scale, provenance=tuple(provenance),

@@ -37,6 +37,11 @@ class Sentences:
     def __len__(self) -> int:
         return len(self.ends_C)
 
+    def repeated(self, times: int) -> "Sentences":
+        """One sentence as ``times`` equal ones, for as many contexts."""
+        return Sentences(self.embedded_CLW.expand(times, -1, -1), self.slots_CK.expand(times, -1),
+                         self.ends_C.expand(times))
+
 
 def spoken(name: str) -> str:
     """A class name as DetPro puts it: blanks for underscores, no parentheses (``bow_(ribbons)`` is ``bow ribbons``)."""
