@@ -51,6 +51,14 @@ def test_a_missing_input_is_named_with_what_makes_it(world, name, remedy):
         check_inputs(find_inputs(config(world), SECTIONS))
 
 
+@pytest.mark.parametrize(("key", "level"), [("block_store", "blocks"), ("global_store", "globals")])
+def test_a_missing_level_of_the_pyramid_is_named_with_what_makes_it(world, key, level):
+    cfg = config(world)
+    cfg.train_dataloader.dataset[key] = "nowhere"
+    with pytest.raises(UserError, match=f"nowhere: not found.*--what {level}"):
+        check_inputs(find_inputs(cfg, SECTIONS))
+
+
 def test_a_class_head_must_have_the_models_width_and_the_splits_classes(world):
     part = {"data_root": str(world), "class_head": "head.safetensors", "split": "annotations/split.json",
             "embed_dim": 8}

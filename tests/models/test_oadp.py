@@ -173,6 +173,15 @@ def test_images_without_blocks_leave_the_graph_as_it_is(oadp, pyramid, blocks):
     assert {name for name, _ in detector.named_parameters() if "block_head" in name} <= with_gradient(detector)
 
 
+def test_half_precision_leaves_the_losses_in_full(oadp, pyramid):
+    expected = step(oadp(), pyramid())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses(oadp(), pyramid())
+    for name in LOSSES:
+        assert found[name].dtype == torch.float32
+        assert found[name].item() == pytest.approx(expected[name], rel=0.1)
+
+
 def test_an_image_without_objects_has_no_classes(oadp, pyramid):
     detector, data = oadp(), pyramid()
     for sample in data["data_samples"]:

@@ -5,7 +5,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox2roi
 from mmdet.utils import InstanceList
-from torch import Tensor
+from torch import Tensor, nn
 
 from ovd.errors import UserError
 from ovd.models.oadp.heads import BlockHead, GlobalHead
@@ -50,7 +50,7 @@ class OADPRoIHead(ViLDRoIHead):
         return losses
 
     def _global_loss(self, level: Tensor, samples: SampleList) -> dict[str, Tensor]:
-        teacher_ND = torch.stack([_part(sample, "image_embedding", "global_store") for sample in samples])
+        teacher_ND = torch.stack([_part(sample, "image_embedding", "global_store").float() for sample in samples])
         labels_NC = torch.zeros(len(samples), self.global_head.classifier.num_classes, dtype=torch.bool,
                                 device=level.device)
         for row, sample in zip(labels_NC, samples):
@@ -68,7 +68,7 @@ class OADPRoIHead(ViLDRoIHead):
         return self.block_head.loss(features, teacher_RD, labels_RC)
 
 
-def _build(config: dict | None, kind: type, bbox_head: dict):
+def _build(config: dict | None, kind: type, bbox_head: dict) -> nn.Module | None:
     if config is None:
         return None
     shared = {key: bbox_head["classifier"].get(key) for key in ("class_head", "split", "data_root", "embed_dim")}
