@@ -14,7 +14,7 @@ size.
 
 Proposals: see configs/_base_/datasets/lvis_866_337.py. Classes by DetPro's class head
 (detpro_r50_fpn_20e_lvis_866_337.py makes it). To start from SoCo as OADP does: --cfg-options
-load_from=soco_star_mask_rcnn_r50_fpn_400e.pth model.backbone.style=caffe
+load_from=soco.safetensors model.backbone.style=caffe (docs/checkpoints.md says how that file is made)
 """
 
 from mmengine.config import read_base
@@ -34,4 +34,5 @@ regions.update(recipe=dict(kind="adaptive", scales=(1.0,), min_size=4), masked_a
 
 train_dataloader["dataset"]["dataset"].update(
     region_store=region_store, block_store=block_store, global_store=global_store)
+model["roi_head"]["mask_head"].update(norm_cfg=None)
 model["roi_head"]["bbox_head"]["classifier"].update(class_head=class_head, split=split, data_root=data_root)

@@ -12,7 +12,7 @@ We know of no published figure of it on this split. Not yet run here at full siz
 
 Proposals: see configs/_base_/datasets/coco_65_15.py. Classes by 74 prompt templates. The box head's learning rate is
 half of the others'; its temperatures are 0.007 in training and 0.01 at test. To start from SoCo as OADP does:
---cfg-options load_from=soco_star_mask_rcnn_r50_fpn_400e.pth model.backbone.style=caffe
+--cfg-options load_from=soco.safetensors model.backbone.style=caffe (docs/checkpoints.md says how that file is made)
 """
 
 from mmengine.config import read_base

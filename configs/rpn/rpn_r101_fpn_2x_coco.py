@@ -4,8 +4,10 @@ It has been trained on the novel classes of both COCO splits, as foreground with
 proposals are not comparable with those of a network that has seen base classes only (rpn_r101_fpn_2x_coco_48_17.py).
 mmdet publishes its weights; they have an AR@1000 of 60.2 (mmdet 2.x, configs/rpn/README.md):
 
-    ovd proposals configs/rpn/rpn_r101_fpn_2x_coco.py rpn_r101_fpn_2x_coco_20200131-24e3db1a.pth
-    tools/dist_train.sh configs/rpn/rpn_r101_fpn_2x_coco.py 8
+    ovd convert-checkpoint rpn_r101_fpn_2x_coco_20200131-24e3db1a.pth rpn_r101.safetensors --from mmdet2 --to ovd-rpn
+    ovd proposals configs/rpn/rpn_r101_fpn_2x_coco.py rpn_r101.safetensors
+
+To train it anew: tools/dist_train.sh configs/rpn/rpn_r101_fpn_2x_coco.py 8
 """
 
 from mmengine.config import read_base

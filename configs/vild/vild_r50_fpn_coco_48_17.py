@@ -8,7 +8,8 @@ here at full size.
         work_dirs/vild_r50_fpn_coco_48_17/final.pth 8 --eval bbox segm
 
 What must be made before: see configs/_base_/datasets/coco_48_17.py. The paper's backbone starts from ImageNet, as
-here; DetPro's and OADP's detectors from SoCo: --cfg-options load_from=soco_star_mask_rcnn_r50_fpn_400e.pth
+here; DetPro's and OADP's detectors from SoCo: --cfg-options load_from=soco.safetensors (docs/checkpoints.md says how
+that file is made)
 """
 
 from mmengine.config import read_base

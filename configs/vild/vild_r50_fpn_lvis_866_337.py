@@ -9,7 +9,7 @@ here at full size.
         work_dirs/vild_r50_fpn_lvis_866_337/final.pth 8 --eval bbox segm
 
 What must be made before: see configs/_base_/datasets/lvis_866_337.py. To start from SoCo as DetPro does: --cfg-options
-load_from=soco_star_mask_rcnn_r50_fpn_400e.pth
+load_from=soco.safetensors (docs/checkpoints.md says how that file is made)
 """
 
 from mmengine.config import read_base

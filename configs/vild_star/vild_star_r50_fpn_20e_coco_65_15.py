@@ -12,8 +12,8 @@ We know of no published figure of it on this split. Not yet run here at full siz
 
 Differs from ViLD-ensemble in its 74 prompt templates, 1000 cached proposals an image (of a ResNet-101 trained on base
 classes) instead of 300, a backbone of which every stage is trained, one decay of the learning rate, and in where it
-starts: from SoCo, backbone and heads, with --cfg-options load_from=soco_star_mask_rcnn_r50_fpn_400e.pth
-model.backbone.style=caffe
+starts: from SoCo, backbone and heads, with --cfg-options load_from=soco.safetensors model.backbone.style=caffe
+(docs/checkpoints.md says how that file is made)
 """
 
 from mmengine.config import read_base
