@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for side, dest in (("from", "source_layout"), ("to", "target_layout")):
         parser.add_argument(f"--{side}", dest=dest, required=True, metavar="LAYOUT", help=", ".join(LAYOUT_NAMES))
     parser.add_argument("--model", metavar="CONFIG", help="config that is to load DST: compare names, shapes, images")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="changes of CONFIG")
     parser.add_argument("--allow-partial", action="store_true", help="write what fits, though not everything does")
     parser.add_argument("--style", choices=("pytorch", "caffe"),
                         help="where SRC's blocks have their stride: the 3x3 (pytorch) or the first 1x1 (caffe)")
@@ -40,8 +41,9 @@ def run(args: argparse.Namespace) -> None:
     try:
         report = convert_checkpoint(
             args.source, args.target, (args.source_layout, args.target_layout), config=args.model,
-            origin=Origin(args.entry, args.style, args.images), allow_partial=args.allow_partial,
-            allow_style_mismatch=args.allow_style_mismatch, report_file=args.report, overwrite=args.overwrite)
+            options=args.cfg_options, origin=Origin(args.entry, args.style, args.images),
+            allow_partial=args.allow_partial, allow_style_mismatch=args.allow_style_mismatch, report_file=args.report,
+            overwrite=args.overwrite)
     except ConversionRefused as error:
         print(error.report)
         raise

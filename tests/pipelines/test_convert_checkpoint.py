@@ -304,9 +304,10 @@ def test_another_style_is_refused_unless_told(tmp_path, tiny, capsys):
     message = capsys.readouterr().err
     assert "style is caffe, the config's pytorch" in message and "backbone.style" in message
     assert not (tmp_path / "a.pth").exists() and json.loads((tmp_path / "r.json").read_text())["whole"]
+    assert convert(*common, "--cfg-options", "+model.backbone.style=caffe") == 0
     assert convert(*common, "--style", "pytorch", "--images", "bgr") == 2
     assert "image format is bgr, the config's rgb" in capsys.readouterr().err
-    assert convert(*common, "--style", "pytorch", "--images", "rgb") == 0
+    assert convert(*common, "--style", "pytorch", "--images", "rgb", "--overwrite") == 0
     assert "(as told)" in capsys.readouterr().out
     weights = save(tmp_path / "unknown.pth", read_checkpoint(tmp_path / "a.pth")["state_dict"])
     assert convert(weights, tmp_path / "b.pth", "--from", "mmdet3", "--to", "ovd", "--model", config,

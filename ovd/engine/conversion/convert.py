@@ -80,7 +80,7 @@ class _Tensors:
         self.origin: dict[str, tuple[str, ...]] = {}
         self.missing: list[str] = []
         self.misshapen: set[str] = set()
-        cut, outside = cut_prefixes(weights, layout.prefixes)
+        cut, outside = cut_prefixes(weights, layout)
         for name in (*weights, *cut.values()):
             if why := reason(layout.refused, name):
                 raise UserError(f"{report.source}: {why} (its tensor {name})")
@@ -201,15 +201,16 @@ class _Tensors:
         return all(torch.equal(value, values[0]) for value in values)
 
 
-def cut_prefixes(names: Iterable[str], prefixes: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """Cut each prefix that any name has, in order.
+def cut_prefixes(names: Iterable[str], layout: Layout) -> tuple[dict[str, str], list[str]]:
+    """Cut each of the layout's prefixes that any name has, in order, unless names without it are in the table.
 
     Returns:
         name -> what is left of it, and the names that lack a prefix which others have.
     """
     kept, outside = {name: name for name in names}, []
-    for prefix in prefixes:
-        if any(name.startswith(prefix) for name in kept.values()):
+    for prefix in layout.prefixes:
+        having = [name for name in kept.values() if name.startswith(prefix)]
+        if having and not any(layout.knows(name) for name in kept.values() if not name.startswith(prefix)):
             outside += [raw for raw, name in kept.items() if not name.startswith(prefix)]
             kept = {raw: name.removeprefix(prefix) for raw, name in kept.items() if name.startswith(prefix)}
     return kept, outside
@@ -226,7 +227,7 @@ def _looks_like(names: Iterable[str], given: str) -> str:
     names = list(names)
     fits = Counter()
     for key, layout in LAYOUTS.items():
-        cut, _ = cut_prefixes(names, layout.prefixes)
+        cut, _ = cut_prefixes(names, layout)
         spelled = layout.spell(cut.values()) if layout.spell else {name: name for name in cut.values()}
         computed = {part for whole in layout.computed for part in whole.theirs}
         fits[key] = sum(layout.to_ours(name) is not None or name in computed for name in spelled.values())

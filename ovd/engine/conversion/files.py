@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,9 @@ class Origin:
 
 
 def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike, layouts: tuple[str, str], *,
-                       config: str | os.PathLike | None = None, origin: Origin = Origin(), allow_partial: bool = False,
-                       allow_style_mismatch: bool = False, report_file: str | os.PathLike | None = None,
-                       overwrite: bool = False) -> ConversionReport:
+                       config: str | os.PathLike | None = None, options: Iterable[str] = (),
+                       origin: Origin = Origin(), allow_partial: bool = False, allow_style_mismatch: bool = False,
+                       report_file: str | os.PathLike | None = None, overwrite: bool = False) -> ConversionReport:
     """Convert a file from one key layout to another.
 
     Args:
@@ -58,6 +59,7 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike, lay
         target: ``.safetensors``, ``.pth`` (a checkpoint with ``state_dict``), or ``.pkl`` for detectron2.
         layouts: of source and target.
         config: of the model that is to load the result; names, shapes, style and image format are compared with it.
+        options: changes of the config, as after ``--cfg-options``.
         allow_partial: convert what fits.
         allow_style_mismatch: convert although the config uses the backbone in another way than it was trained.
         report_file: json file for the report, written also when the conversion is refused.
@@ -80,17 +82,19 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike, lay
     style = conventions.of_source(
         loaded.path, loaded.texts, loaded.recorded, conventions.MSRA_BGR if _is_zoo(loaded) else layout.convention,
         layout.usual, origin.style, origin.channels)
-    wanted, asked = _config(config)
+    wanted, asked = _config(config, options)
+    problems = [] if asked is None else style.differences(asked)
     report = None
     try:
         weights, report = convert_weights(loaded.weights, *layouts, wanted=wanted, allow_partial=allow_partial,
                                           names=(os.fspath(source), os.fspath(target)))
-        _describe(report, loaded, style)
-        if report.backbone and asked is not None:
-            _compare(style, asked, allow_style_mismatch, report, str(config))
+        _describe(report, loaded, style, problems, allow_style_mismatch)
+        if report.backbone and problems and not allow_style_mismatch:
+            raise _mismatch(report, problems, config)
     except ConversionRefused as error:
-        report = error.report
-        _describe(report, loaded, style)
+        if report is None:
+            report = error.report
+            _describe(report, loaded, style, problems, allow_style_mismatch)
         raise
     finally:
         if report is not None and report_file is not None:
@@ -115,13 +119,13 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike, lay
     return report
 
 
-def _config(path: str | os.PathLike | None) -> tuple[dict | None, Convention | None]:
+def _config(path: str | os.PathLike | None, options: Iterable[str]) -> tuple[dict | None, Convention | None]:
     if path is None:
         return None, None
     from ovd.engine.config import load_config, resolve_types
     from ovd.engine.conversion.targets import wanted_by
 
-    cfg = load_config(path)
+    cfg = load_config(path, options)
     resolve_types(cfg)
     asked = conventions.of_config(cfg.model)
     return wanted_by(cfg), asked
@@ -133,12 +137,13 @@ def _is_zoo(source: Source) -> bool:
     return source.author in ("Detectron2 Model Zoo", "Caffe2") and frozen
 
 
-def _describe(report: ConversionReport, source: Source, style: Convention) -> None:
+def _describe(report: ConversionReport, source: Source, style: Convention, problems: list[str], accept: bool) -> None:
     report.left_out.update({name: f"no tensor but a {kind}" for name, kind in source.others.items()})
     if not report.backbone:
         return
     report.convention = style.record()
     report.notes.append(f"backbone: {style}")
+    report.notes += [f"{'accepted' if accept else 'not as in the config'}: {problem}" for problem in problems]
     if style.style is None:
         report.notes.append("say --style pytorch or caffe, and --images rgb or bgr: the tensors do not tell")
     elif report.layouts[1] == "detectron2":
@@ -149,14 +154,11 @@ def _describe(report: ConversionReport, source: Source, style: Convention) -> No
         report.notes.append(f"detectron2 settings: {settings}")
 
 
-def _compare(style: Convention, asked: Convention, allow: bool, report: ConversionReport, config: str) -> None:
-    problems = style.differences(asked)
-    if problems and not allow:
-        raise ConversionRefused(
-            f"{report.source}: {'; '.join(problems)} ({config}). The weights would load and compute something else: "
-            "set backbone.style and data_preprocessor to what they were trained with, say what they are with --style "
-            "and --images if that is not so, or pass --allow-style-mismatch", report)
-    report.notes += [f"accepted: {problem}" for problem in problems]
+def _mismatch(report: ConversionReport, problems: list[str], config: str | os.PathLike | None) -> ConversionRefused:
+    return ConversionRefused(
+        f"{report.source}: {'; '.join(problems)} ({config}). The weights would load and compute something else: set "
+        "backbone.style and data_preprocessor to what they were trained with, say what they are with --style and "
+        "--images if that is not so, or pass --allow-style-mismatch", report)
 
 
 def _write(path: Path, weights: dict[str, Tensor], record: str) -> None:

@@ -84,8 +84,8 @@ class Layout:
         about: one line, for users.
         rules: the table.
         computed: what the table cannot say.
-        prefixes: cut from the names, one after the other in this order, where any name has it; tensors without it
-            are then none of the model's.
+        prefixes: cut from the names, one after the other in this order, where any name has it and none without it is
+            in the table; tensors without it are then none of the model's.
         left_out: patterns (``fnmatch``) of the layout's names that have no place elsewhere, with the reason.
         no_place: patterns of *our* names that have no place in this layout, with the reason.
         sizes: patterns of our names and the length of the first axis that this layout has there, with the reason.
@@ -111,6 +111,10 @@ class Layout:
     unspell: Callable[[Iterable[str]], dict[str, str]] | None = None
     writable: bool = True
     added: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+
+    def knows(self, name: str) -> bool:
+        """Whether ``name`` is one of the table's, as files spell it."""
+        return self.to_ours(self.spell([name])[name] if self.spell else name) is not None
 
     def to_ours(self, name: str) -> str | None:
         """Our name for one of the table's, or None."""
