@@ -166,6 +166,9 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     clip_source = {"pretrained": settings.pretrained, "model": settings.model, "device": torch_device,
                    "precision": settings.precision, "allow_untrained": allow_untrained}
     clip = load_clip(**clip_source)
+    if what == "objects" and settings.recipe.kind in ("clip", "warp") and settings.recipe.kind != clip.own_crop:
+        print(f"note: {clip.name} was trained on images that were resized as in regions.recipe.kind='{clip.own_crop}'; "
+              f"crops are made as in '{settings.recipe.kind}'")
     if what == "objects":
         level = Objects(stored, settings.recipe, settings.top_k, settings.masked_attention, settings.upsample)
     else:
