@@ -11,8 +11,6 @@ Prints and writes what `ovd test` does. See docs/clip_on_crops.md.
 """
 
 import argparse
-import json
-import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,7 +98,7 @@ def clip_on_crops(config: str | Path, *, objectness: bool = False, regions: str 
     from ovd.engine.launch import choose_device, quiet
     from ovd.engine.marks import FLAG, marked, warn
     from ovd.evaluation.average_precision import PROTOCOLS
-    from ovd.evaluation.results import save_detections
+    from ovd.evaluation.results import save_detections, save_metrics
     from ovd.evaluation.table import ap_table
     from ovd.models.crop_detector import CropDetector
 
@@ -145,10 +143,7 @@ def clip_on_crops(config: str | Path, *, objectness: bool = False, regions: str 
     metrics = metric.evaluate(len(records))
     if out is not None:
         save_detections(out, metric.detections, metric.truth)
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = {k: None if math.isnan(v) else v for k, v in metrics.items()}
-    path = folder / "metrics.json"
-    path.write_text(json.dumps({**figures, **({FLAG: True} if sources else {})}, indent=1) + "\n")
+    path = save_metrics(folder, metrics, {FLAG: True} if sources else {})
     print(ap_table(metrics))
     print(f"{len(records)} images in {time.perf_counter() - start:.0f} s: {path}")
     return metrics

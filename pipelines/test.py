@@ -5,8 +5,6 @@ Prints a table and writes metrics.json to the work directory. The vocabulary may
 """
 
 import argparse
-import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -188,7 +186,7 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
     from ovd.engine.marks import FLAG, marked, warn
     from ovd.engine.preflight import check_class_heads, check_inputs, find_inputs
     from ovd.engine.runner import DetectionRunner
-    from ovd.evaluation.results import save_detections
+    from ovd.evaluation.results import save_detections, save_metrics
     from ovd.evaluation.table import ap_table
     from ovd.models.dense_clip import check_dense_clip
 
@@ -240,9 +238,7 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
             metric = runner.test_evaluator.metrics[0]
             if out is not None:
                 save_detections(out, metric.detections, metric.truth)
-            path = Path(cfg.work_dir, "metrics.json")
-            figures = {k: None if math.isnan(v) else v for k, v in metrics.items()}
-            path.write_text(json.dumps({**figures, **({FLAG: True} if untrained else {})}, indent=1) + "\n")
+            path = save_metrics(cfg.work_dir, metrics, {FLAG: True} if untrained else {})
             print(ap_table(metrics))
             print(f"{len(metric.detections)} images in {time.perf_counter() - start:.0f} s: {path}")
         return metrics

@@ -1,12 +1,23 @@
-"""Detections as files: COCO's results json, or a pickle of arrays per image."""
+"""Results as files: figures as json; detections as COCO's results json, or as a pickle of arrays per image."""
 
 import json
+import math
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 from ovd.evaluation.average_precision import GroundTruth
 from ovd.stores.atomic import atomic_write
+
+
+def save_metrics(folder: str | os.PathLike, metrics: Mapping[str, float], marks: Mapping[str, bool]) -> Path:
+    """Write ``metrics.json`` into ``folder``: the figures (null for NaN) and ``marks``; returns its path."""
+    path = Path(folder, "metrics.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures = {name: None if math.isnan(value) else value for name, value in metrics.items()}
+    path.write_text(json.dumps({**figures, **marks}, indent=1) + "\n")
+    return path
 
 
 def save_detections(path: str | os.PathLike, records: dict[int, dict], truth: GroundTruth) -> None:

@@ -1,6 +1,8 @@
 """CLIP on crops as a command: figures, files and pictures from cached and from fresh embeddings; refusals."""
 
 import json
+import pickle
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +16,7 @@ from ovd.clip.towers import load_clip, save_described
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.shards import Regions, RegionStore
+from pipelines.cli import run_stage
 from pipelines.clip_on_crops import clip_on_crops
 from pipelines.region_embeddings import embed_regions
 
@@ -129,16 +132,10 @@ def test_accuracy_is_that_of_crops_at_the_ground_truth(config, world, store, tmp
     assert figures["all/accuracy"] == pytest.approx(100 * np.mean(right))
 
 
-def test_masks_come_from_a_detector_and_stay_inside_the_proposals(config, world, store, tmp_path):
+def test_masks_come_from_a_detector_and_stay_inside_the_proposals(config, world, store, detector, tmp_path):
     from hotcoco import mask as rle
-    from mmdet.registry import MODELS
 
-    from ovd.engine.config import load_config
-
-    torch.manual_seed(0)
-    model = MODELS.build(load_config(config, data_root=world).model)
-    torch.save({"state_dict": model.state_dict(), "meta": {}}, tmp_path / "detector.pth")
-    masks_from = (str(config), str(tmp_path / "detector.pth"))
+    masks_from = (str(config), str(detector / "detector.pth"))
     figures = evaluate(config, world, tmp_path, masks_from=masks_from, out=tmp_path / "found.json")
     assert "all/mask_ap" in figures and "all/ap50" in figures
     found = json.loads((tmp_path / "found.json").read_text())
@@ -151,6 +148,70 @@ def test_masks_come_from_a_detector_and_stay_inside_the_proposals(config, world,
         assert not len(xs) or (xs.min() >= x - 1.5 and xs.max() <= x + w + 1 and ys.min() >= y - 1.5
                                and ys.max() <= y + h + 1)
     assert filled > len(found) / 2
+
+
+@pytest.fixture(scope="module")
+def detector(config, world, tmp_path_factory):
+    """A detector of random weights, and a region store of the validation images in its CLIP's space."""
+    from mmdet.registry import MODELS
+
+    from ovd.engine.config import load_config
+
+    folder = tmp_path_factory.mktemp("detector")
+    torch.manual_seed(0)
+    model = MODELS.build(load_config(config, data_root=world).model)
+    torch.save({"state_dict": model.state_dict(), "meta": {}}, folder / "detector.pth")
+    proposals, rng = RegionStore(world / "proposals" / "val"), np.random.default_rng(4)
+    writer = RegionStore.create(folder / "regions", "regions", proposals.image_ids, dim=8)
+    writer.write(0, {int(i): Regions(proposals[i].boxes, proposals[i].scores,
+                                     unit_rows(rng, len(proposals[i].boxes), 8).astype(np.float16))
+                     for i in proposals.image_ids})
+    writer.finish("embed-regions", {}, {"clip": "sha256:tiny"})
+    return folder
+
+
+def test_cached_regions_in_a_trained_detector(config, world, detector, tmp_path, capsys):
+    def found_with(*words):
+        out = tmp_path / "found.pkl"
+        status = run_stage("test", [str(config), str(detector / "detector.pth"), "--data-root", str(world), "--device",
+                                    "cpu", "--work-dir", str(tmp_path / "work"), "--eval", "bbox", "--out", str(out),
+                                    "--cfg-options", "model.test_cfg.rcnn.max_per_img=40", *words])
+        assert status == 0, capsys.readouterr().err
+        return pickle.loads(out.read_bytes())
+
+    cached = ("--cached-regions", str(detector / "regions"), "--cached-weights")
+    head, store = ClassHead.load(world / "head.safetensors"), RegionStore(detector / "regions")
+    for record in found_with(*cached, "1", "1"):  # CLIP alone: the scores are its probabilities of the store's rows
+        rows = torch.from_numpy(store[record["img_id"]].embeddings.astype(np.float32))
+        probabilities = head.probabilities(rows).numpy()
+        best = np.abs(record["scores"][:, None] - probabilities[:, record["labels"]].T).min(axis=1)
+        assert len(best) >= len(rows) and best.max() < 1e-5
+    own = found_with(*cached, "0", "0")
+    default = found_with(*cached[:2])
+    assert [len(record["scores"]) for record in own] != [0] * 6
+    assert any(not np.array_equal(a["scores"], b["scores"]) for a, b in zip(own, default))
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--cached-weights", "0.3", "0.6"], "no cached regions"),
+    (["--cached-regions", "regions", "--cached-weights", "0.3", "1.6"], "rescore_beta"),
+    (["--cached-regions", "proposals"], "has no embeddings"),
+    (["--cached-regions", "nowhere"], "not found"),
+    (["--cached-regions", "other"], "different CLIPs"),
+    (["--cached-regions", "train"], "not in its region store"),
+])
+def test_cached_regions_that_do_not_fit_are_refused(config, world, detector, tmp_path, capsys, words, message):
+    other = detector / "other"
+    if not other.exists():
+        shutil.copytree(detector / "regions", other)
+        manifest = other / "manifest.json"
+        manifest.write_text(manifest.read_text().replace("sha256:tiny", "sha256:other"))
+    places = {"regions": detector / "regions", "other": other, "nowhere": detector / "nowhere",
+              "proposals": world / "proposals" / "val", "train": world / "regions"}
+    status = run_stage("test", [str(config), str(detector / "detector.pth"), "--data-root", str(world), "--device",
+                                "cpu", "--work-dir", str(tmp_path / "work"),
+                                *(str(places.get(word, word)) for word in words)])
+    assert status == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("changes", "message"), [
