@@ -226,3 +226,21 @@ def test_mistakes_are_one_line_and_status_2(command, arguments, says):
 def test_without_a_clip_it_says_how_to_name_one(command):
     status, _, error = command("vild", "--dataset", "coco", clip=False)
     assert status == 2 and "no CLIP is named; pass --pretrained" in error
+
+
+def test_a_clip_trained_with_sigmoids_leaves_its_scale_and_bias_in_its_class_heads(command, tmp_path):
+    """SigLIP: each class is judged by itself, whether its rows are embedded here or imported."""
+    config = {**CLIP, "init_logit_bias": -10.0, "init_logit_scale": 2.0}
+    save_described(tmp_path / "siglip.safetensors", open_clip.CLIP(**config), config, None, {})
+    Path("names.txt").write_text("cat\ndog\n")
+    np.save("rows.npy", np.random.default_rng(0).normal(size=(2, 16)).astype(np.float32))
+    clip = ("--pretrained", "siglip.safetensors", "--names", "names.txt")
+    assert command("single", *clip, "--out", "made.safetensors", clip=False)[0] == 0
+    assert command("--import-matrix", "rows.npy", *clip, "--out", "imported.safetensors", clip=False)[0] == 0
+    regions = torch.randn(3, 16)
+    for path in ("made.safetensors", "imported.safetensors"):
+        head = ClassHead.load(path)
+        assert head.stats["scores"] == "sigmoid" and head.bias.tolist() == [-10.0, -10.0]
+        cosines = torch.nn.functional.cosine_similarity(regions[:, None], head.weights[:, 0], dim=2)
+        torch.testing.assert_close(head.probabilities(regions), 1 / (1 + torch.exp(10 - cosines * float(np.exp(2.0)))),
+                                   rtol=1e-2, atol=1e-7)  # weights files are in half precision
