@@ -5,7 +5,8 @@ We know of no published figure of it on this split. Not yet run here at full siz
     ovd proposals configs/detpro/detpro_r50_fpn_20e_coco_48_17.py --from-annotations --subset train \
         --out data/coco/proposals/ground_truth_48_17
     ovd embed-regions configs/detpro/detpro_r50_fpn_20e_coco_48_17.py \
-        --proposals data/coco/proposals/ground_truth_48_17 --out data/coco/regions/ground_truth_48_17
+        --proposals data/coco/proposals/ground_truth_48_17 --out data/coco/regions/ground_truth_48_17 \
+        --cfg-options regions.top_k=none
     ovd learn-prompts configs/detpro/detpro_r50_fpn_20e_coco_48_17.py
     tools/dist_train.sh configs/detpro/detpro_r50_fpn_20e_coco_48_17.py 8
     tools/dist_test.sh configs/detpro/detpro_r50_fpn_20e_coco_48_17.py \

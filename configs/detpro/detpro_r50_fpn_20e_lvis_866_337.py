@@ -6,7 +6,8 @@ DetPro's README reports, from SoCo: mask AP 25.9, APr 19.8, APc 25.6, APf 28.9; 
     ovd proposals configs/detpro/detpro_r50_fpn_20e_lvis_866_337.py --from-annotations --subset train \
         --out data/lvis_v1/proposals/ground_truth_866_337
     ovd embed-regions configs/detpro/detpro_r50_fpn_20e_lvis_866_337.py \
-        --proposals data/lvis_v1/proposals/ground_truth_866_337 --out data/lvis_v1/regions/ground_truth_866_337
+        --proposals data/lvis_v1/proposals/ground_truth_866_337 --out data/lvis_v1/regions/ground_truth_866_337 \
+        --cfg-options regions.top_k=none
     ovd learn-prompts configs/detpro/detpro_r50_fpn_20e_lvis_866_337.py
     tools/dist_train.sh configs/detpro/detpro_r50_fpn_20e_lvis_866_337.py 8
     tools/dist_test.sh configs/detpro/detpro_r50_fpn_20e_lvis_866_337.py \
