@@ -99,8 +99,8 @@ methods = [
     dict(name="vild_dense", title="ViLD + dense CLIP", about="ViLD, fused as above"),
     dict(name="vild_ensemble", title="ViLD-ensemble", about="a text head and an image head, scores fused, lambda 2/3"),
     dict(name="detpro", title="DetPro",
-         about="ViLD-ensemble whose class embeddings come from a learned context; its loss, of foreground pairs only, was "
-               "chosen on base classes, where the paper's did worse ([../prompts.md](../prompts.md))"),
+         about="ViLD-ensemble whose class embeddings come from a learned context; its loss, of foreground pairs only, "
+               "was chosen on base classes, where the paper's did worse ([../prompts.md](../prompts.md))"),
     dict(name="oadp", title="OADP",
          about="ViLD-ensemble that learns from masked crops with context, blocks and whole images"),
     dict(name="supervised", title="Supervised bound", about="ViLD-text that was shown the boxes of all classes"),
