@@ -44,7 +44,7 @@ def write_study(recipe: Path, work_dir: Path, out: Path) -> list[dict]:
     Raises:
         UserError: A recipe without a study or with a wrong one, a run that is missing.
     """
-    from ovd.evaluation.study_page import draw_chart, render_markdown
+    from ovd.evaluation.study_page import cell, draw_chart, render_markdown
 
     plan = read_plan(recipe, work_dir)
     metrics = {(method.name, seed): _metrics(plan, method.name, seed) for method in plan.methods for seed in plan.seeds}
@@ -61,13 +61,12 @@ def write_study(recipe: Path, work_dir: Path, out: Path) -> list[dict]:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out.with_suffix(".json"), (json.dumps(contents, indent=1) + "\n").encode())
     write_bytes(out.with_suffix(".png"), draw_chart(plan, table))
-    page = render_markdown(plan, table, out.with_suffix(".png").name, _settings(recipe, contents), zero_shot, recall)
+    page = render_markdown(plan, table, out.with_suffix(".png").name, _settings(recipe, plan, contents), zero_shot, recall)
     write_bytes(out.with_suffix(".md"), page.encode())
-    width = max(len(row["method"]) for row in found)
-    for row in found:
-        cells = "   ".join(f"{group} {_number(row[f'{group}_ap50'])} ± {_number(row[f'{group}_std'])}"
-                           for group in ("base", "novel", "all"))
-        print(f"{row['method']:<{width}}  {cells}")
+    width = max(len(method.title) for method in plan.methods)
+    for method in plan.methods:
+        figures = ((group, table[method.name].get(f"{group}/ap50")) for group in ("base", "novel", "all"))
+        print(f"{method.title:<{width}}  " + "   ".join(f"{group} {cell(figure)}" for group, figure in figures))
     print(f"box AP50 in per cent over {len(plan.seeds)} seeds; more in {out.with_suffix('.md')}")
     return found
 
@@ -136,7 +135,7 @@ def _recall(plan: StudyPlan) -> dict[str, dict[str, Figure]]:
     return {group: _over_seeds([run[group] for run in runs]) for group in runs[0]}
 
 
-def _settings(recipe: Path, contents: dict) -> list[tuple[str, str]]:
+def _settings(recipe: Path, plan: StudyPlan, contents: dict) -> list[tuple[str, str]]:
     where = contents["machine"]
     versions = ", ".join(f"{name} {where[name]}" for name in ("torch", "onedl-mmdetection", "open-clip-torch")
                          if name in where)
@@ -144,10 +143,6 @@ def _settings(recipe: Path, contents: dict) -> list[tuple[str, str]]:
                 ("versions", versions)]
     times = {name: sum(seconds) / len(seconds) for name, seconds in contents["training_seconds"].items()}
     if times:
-        said = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items())
+        said = ", ".join(f"{plan.method(name).title} {duration(seconds)}" for name, seconds in times.items())
         settings.append(("a training on one core, on a machine with other work", said))
     return settings
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"

@@ -51,7 +51,7 @@ def _table(plan: StudyPlan, table: Table, figure: str, groups: Sequence[str]) ->
     lines = ["| method | " + " | ".join(GROUPS[group] for group in groups) + " |",
              "|---|" + "---:|" * len(groups)]
     for method in plan.methods:
-        cells = [_cell(table[method.name].get(f"{group}/{figure}")) for group in groups]
+        cells = [cell(table[method.name].get(f"{group}/{figure}")) for group in groups]
         if any(cell != "-" for cell in cells):
             lines.append(f"| {method.title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -60,11 +60,12 @@ def _table(plan: StudyPlan, table: Table, figure: str, groups: Sequence[str]) ->
 def _grid(corner: str, figures: Mapping[str, Mapping[str, Figure]], columns: Sequence[str],
           heading: Callable[[str], str]) -> str:
     lines = [f"| {corner} | " + " | ".join(map(heading, columns)) + " |", "|---|" + "---:|" * len(columns)]
-    return "\n".join(lines + [f"| {title} | " + " | ".join(_cell(row.get(column)) for column in columns) + " |"
+    return "\n".join(lines + [f"| {title} | " + " | ".join(cell(row.get(column)) for column in columns) + " |"
                               for title, row in figures.items()])
 
 
-def _cell(figure: Figure | None) -> str:
+def cell(figure: Figure | None) -> str:
+    """A figure as text: mean and deviation."""
     return "-" if figure is None else f"{figure.mean:.1f} ± {figure.std:.1f}"
 
 
