@@ -61,7 +61,8 @@ def write_study(recipe: Path, work_dir: Path, out: Path) -> list[dict]:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(out.with_suffix(".json"), (json.dumps(contents, indent=1) + "\n").encode())
     write_bytes(out.with_suffix(".png"), draw_chart(plan, table))
-    page = render_markdown(plan, table, out.with_suffix(".png").name, _settings(recipe, plan, contents), zero_shot, recall)
+    settings = _settings(recipe, plan, contents)
+    page = render_markdown(plan, table, out.with_suffix(".png").name, settings, zero_shot, recall)
     write_bytes(out.with_suffix(".md"), page.encode())
     width = max(len(method.title) for method in plan.methods)
     for method in plan.methods:
