@@ -2,10 +2,9 @@
 
 The weights are random, so three things are put where a trained detector would have them: proposals (crowded around
 objects, the rest anywhere) in place of the proposal network's, which runs all the same; the embeddings that the box
-head gives (:func:`settle_embeddings`); and ground truth that proposals match.
+head gives (:func:`likely_embeddings`); and ground truth that proposals match.
 """
 
-import copy
 import json
 import os
 import platform
@@ -24,8 +23,9 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
-import ovd.models  # noqa: F401 (registers the parts)
+from ovd.models import CosineClassifier
 from ovd.stores.class_heads import ClassHead
 from ovd.vocabulary.splits import Split
 
@@ -58,7 +58,7 @@ def scene(size: tuple[int, int], seed: int, objects: int = 12, proposals: int = 
           regions: int = 300) -> tuple[DetDataSample, Tensor]:
     """A data sample with ground truth (boxes of 5 to 50 % of the height) and cached regions, and proposals ``[n, 4]``.
 
-    Three of five proposals lie around an object (each corner off by some tenth of its size), the others anywhere.
+    Three of five proposals lie around an object (each side off by some 15 % of its size), the others anywhere.
 
     Args:
         size: Height and width of the input in pixels; the original image had 480 rows.
@@ -70,7 +70,7 @@ def scene(size: tuple[int, int], seed: int, objects: int = 12, proposals: int = 
     boxes = np.hstack([corner, np.minimum(corner + extent, [width - 1, height - 1])])
     near = boxes[rng.integers(objects, size=proposals * 3 // 5)]
     extents = near[:, 2:] - near[:, :2]
-    near = near + np.hstack([extents, extents]) * rng.normal(0, 0.1, near.shape)
+    near = near + np.hstack([extents, extents]) * rng.normal(0, 0.15, near.shape)
     anywhere = rng.uniform(0, 0.8, (proposals - len(near), 2)) * [width, height]
     anywhere = np.hstack([anywhere, anywhere + rng.uniform(0.03, 0.4, anywhere.shape) * height])
     found = np.vstack([near, anywhere])[rng.permutation(proposals)]
@@ -86,16 +86,10 @@ def scene(size: tuple[int, int], seed: int, objects: int = 12, proposals: int = 
         bboxes=torch.tensor(boxes).float(), labels=torch.from_numpy(rng.integers(0, 40, objects)),
         masks=PolygonMasks(polygons, *size))
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
-    rows = F.normalize(torch.from_numpy(rng.normal(size=(regions, WIDTH))).float(), dim=-1).half()
-    sample.regions = InstanceData(bboxes=torch.tensor(found[:regions]).float(), embeddings=rows)
+    cached = torch.tensor(found[:regions]).float()
+    rows = F.normalize(torch.from_numpy(rng.normal(size=(len(cached), WIDTH))).float(), dim=-1).half()
+    sample.regions = InstanceData(bboxes=cached, embeddings=rows)
     return sample, torch.tensor(found).float()
-
-
-def with_classes(detector: nn.Module, classes: int) -> nn.Module:
-    """A copy of the detector, weights and all, that knows so many classes."""
-    detector = copy.deepcopy(detector)
-    detector.set_class_head(class_head(classes))
-    return detector
 
 
 def settle_proposals(detector: nn.Module, proposals: list[Tensor]) -> None:
@@ -119,36 +113,45 @@ def settle_proposals(detector: nn.Module, proposals: list[Tensor]) -> None:
     network.predict, network.loss_and_predict = predicted, trained
 
 
-def settle_embeddings(detector: nn.Module, count: int, share: float, seed: int = 1) -> None:
-    """Give the box head these answers: ``count`` unit embeddings, after it has done all its work.
+def likely_embeddings(classifier: CosineClassifier, boxes_N4: Tensor, objects_G4: Tensor, labels_G: Tensor,
+                      share: float) -> Tensor:
+    """Unit embeddings of proposals, ``[N, D]``, as a trained box head gives them.
 
-    A tenth of them are of an object: cosine 0.3 with a class, as near to all others as chance. The rest have that
-    cosine with the background row which leaves ``share`` of their classes above the score threshold of 1e-4.
+    Proposals that overlap an object by half or more have a cosine of 0.3 with its class. The others have that cosine
+    with the background row which leaves ``share`` of the classes above the score threshold of 1e-4. What is left of the
+    embeddings is noise that prefers no class.
     """
-    head = detector.roi_head.bbox_head
-    classifier = head.classifier
     rows = classifier.classes_CMD[:, 0].cpu()
+    overlaps, nearest = box_iou(boxes_N4.cpu(), objects_G4.cpu()).max(dim=1)
+    objects = overlaps >= 0.5
     background = F.normalize(classifier.background.detach().cpu(), dim=-1)
-    objects = torch.arange(count) % 10 == 0
-    target = torch.where(objects[:, None], rows[torch.arange(count) % len(rows)], background)
-    noise = torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed))
-    noise = F.normalize(noise - (noise * target).sum(1, keepdim=True) * target, dim=-1)
+    target = torch.where(objects[:, None], rows[labels_G.cpu()[nearest]], background)
+    noise = torch.randn(len(target), WIDTH, generator=torch.Generator().manual_seed(1))
+    for axis in (F.normalize(rows.mean(dim=0), dim=-1).expand_as(noise), target):
+        noise -= (noise * axis).sum(dim=1, keepdim=True) * axis
+    noise = F.normalize(noise, dim=-1)
 
-    def answers(cosine: float) -> Tensor:
+    def embeddings(cosine: float) -> Tensor:
         cosines = torch.where(objects, 0.3, cosine)[:, None]
         return (cosines * target + (1 - cosines ** 2).sqrt() * noise).to(classifier.classes_CMD.device)
 
     low, high = 0.0, 1.0
     for _ in range(12):
         middle = (low + high) / 2
-        others = answers(middle)[~objects.to(classifier.classes_CMD.device)]
+        others = embeddings(middle)[~objects.to(classifier.classes_CMD.device)]
         found = (classifier.probabilities(classifier(others)) > 1e-4).float().mean()
         low, high = (middle, high) if found > share else (low, middle)
-    embed, settled = type(head).embed, answers(high)
+    return embeddings(high)
+
+
+def settle_embeddings(detector: nn.Module, embeddings_ND: Tensor) -> None:
+    """Give the box head these answers for the N proposals, after it has done all its work."""
+    head = detector.roi_head.bbox_head
+    embed = type(head).embed
 
     def embedded(trunk_features: Tensor) -> Tensor:
         embed(head, trunk_features)
-        return settled[:len(trunk_features)]
+        return embeddings_ND
 
     head.embed = embedded
 

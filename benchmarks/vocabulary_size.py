@@ -1,18 +1,20 @@
-"""A test image with 1,203 classes against the same image with 80: what a large vocabulary costs a detector.
+"""A test image with 1,203 classes against the same image with 80 of them: what a large vocabulary costs a detector.
 
-ViLD on Mask R-CNN R50-FPN, 1,000 proposals, at most 300 detections with masks, suppression class by class. Timed are
-all of `predict` (network, detections and masks in original pixels), its RoI stage on ready feature maps, and the part
-that depends on the number of classes: classifier, softmax, threshold, suppression.
+ViLD on Mask R-CNN R50-FPN, 1,000 proposals, 300 detections, suppression class by class. Timed are all of `predict`
+with and without masks, its RoI stage without masks on ready feature maps, and the part that depends on the number of
+classes: classifier, softmax, threshold, suppression. (What masks cost depends on how many different boxes are among the
+detections, which is printed, more than on the vocabulary.)
 
-Both detectors have the same weights and take turns in one process; medians. The weights are random, so proposals and
-embeddings are put where a trained detector has them (see full_size.py): a tenth of the proposals are of an object, and
---share of the classes of each other one stay above the score threshold of 1e-4. (In ViLD trained on the embedded
-benchmark, 0.0185 of all pairs of proposal and class do.)
+Two copies of one detector take turns in one process; medians. The weights are random, so proposals and embeddings are
+put where a trained detector has them (see full_size.py): proposals on an object are of its class, and --share of the
+classes of the others stay above the score threshold of 1e-4. (In ViLD trained on the embedded benchmark, 0.0185 of all
+pairs of proposal and class do.) The copy with 80 classes sees the same embeddings.
 
     python benchmarks/vocabulary_size.py [--device cuda] [--size 800 1333] [--share 0.02]
 """
 
 import argparse
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -21,11 +23,11 @@ from full_size import (
     build_detector,
     devices,
     interleaved,
+    likely_embeddings,
     report,
     scene,
     settle_embeddings,
     settle_proposals,
-    with_classes,
 )
 from mmdet.structures.bbox import bbox2roi
 from mmengine.structures import InstanceData
@@ -34,15 +36,9 @@ LARGE, SMALL = 1203, 80
 
 
 class Parts:
-    """What is timed, of one detector on one image.
+    """What is timed, of one detector on one image, whose proposals and embeddings are settled."""
 
-    Args:
-        sample, boxes: See :func:`full_size.scene`.
-    """
-
-    def __init__(self, detector, images, sample, boxes, share: float) -> None:
-        settle_proposals(detector, [boxes])
-        settle_embeddings(detector, len(boxes), share)
+    def __init__(self, detector, images, sample, boxes) -> None:
         self.detector, self.images, self.sample = detector, images, sample
         self.proposals = [InstanceData(bboxes=boxes)]
         self.levels = detector.extract_feat(images)
@@ -50,6 +46,11 @@ class Parts:
         head = detector.roi_head
         self.trunk = head.bbox_head.trunk(head.bbox_roi_extractor(self.levels[:4], self.rois))
         self.deltas = head.bbox_head.fc_reg(self.trunk)
+        self.mask_head = head.mask_head
+
+    def masks(self, wanted: bool) -> None:
+        """Whether detections get masks from now on."""
+        self.detector.roi_head.mask_head = self.mask_head if wanted else None
 
     def image(self) -> InstanceData:
         """The detections of the image."""
@@ -72,23 +73,34 @@ class Parts:
 @torch.inference_mode()
 def measure(device: torch.device, size: tuple[int, int], rounds: int, share: float, proposals: int) -> None:
     """Print a json line for each part."""
-    detector = build_detector("both", SMALL, device).eval()
+    detector = build_detector("both", LARGE, device).eval()
     padded = tuple(-(-side // 32) * 32 for side in size)
     images = torch.randn(1, 3, *padded, generator=torch.Generator().manual_seed(0)).to(device)
     sample, boxes = scene(size, seed=0, proposals=proposals)
     sample.set_metainfo({"batch_input_shape": padded, "pad_shape": padded})
-    large, small = (Parts(with_classes(detector, count), images, sample.to(device), boxes.to(device), share)
-                    for count in (LARGE, SMALL))
+    sample, boxes = sample.to(device), boxes.to(device)
+    objects, classifier = sample.gt_instances, detector.roi_head.classifier
+    embeddings = likely_embeddings(classifier, boxes, objects.bboxes, objects.labels, share)
+    settled = []
+    for count in (LARGE, SMALL):
+        with_classes = copy.deepcopy(detector)
+        with_classes.set_class_head(classifier.head.select(classifier.names[:count]))
+        settle_proposals(with_classes, [boxes])
+        settle_embeddings(with_classes, embeddings)
+        settled.append(Parts(with_classes, images, sample, boxes))
     told = []
-    for parts in (large, small):
+    for parts in settled:
         found, pairs = parts.image(), int((parts.scores() > 1e-4).sum())
         told.append(f"{pairs} candidates, {len(found)} detections of {len(found.bboxes.unique(dim=0))} boxes")
     print(f"# {device.type}, {size[0]} x {size[1]}: {LARGE} classes: {told[0]}; {SMALL}: {told[1]}", flush=True)
-    whats: dict[str, Callable[[Parts], object]] = {
-        "test image": Parts.image, "RoI stage of a test image": Parts.roi_stage,
-        "classifier and suppression of a test image": Parts.classes}
-    for what, part in whats.items():
-        seconds = interleaved({"large": partial(part, large), "small": partial(part, small)}, rounds, device)
+    whats: list[tuple[str, bool, Callable[[Parts], object]]] = [
+        ("test image, boxes", False, Parts.image), ("test image, boxes and masks", True, Parts.image),
+        ("RoI stage, boxes", False, Parts.roi_stage), ("classifier and suppression", False, Parts.classes)]
+    for what, with_masks, part in whats:
+        for parts in settled:
+            parts.masks(with_masks)
+        large, small = (partial(part, parts) for parts in settled)
+        seconds = interleaved({"large": large, "small": small}, rounds, device)
         report(f"{what}, {LARGE} classes, {size[0]} x {size[1]}, {device.type}", 1e3 * seconds["large"], "ms",
                f"{SMALL} classes", 1e3 * seconds["small"], device)
 
