@@ -1,8 +1,8 @@
 """A training step of ViLD against one of the same Mask R-CNN without distillation: what learning from the cache costs.
 
 Forward, backward and optimiser step of two images, 512 sampled RoIs each, as configured; ViLD with 300 cached regions
-an image, and with a random 128 of them (``PackRegions(max_regions=128)``); ViLD-ensemble with both too. The peer is
-ViLD-text: the same detector, mode "text". All take turns in one process; medians.
+an image, and with a random 200 of them, as the configs do (``PackRegions(max_regions=200)``); ViLD-ensemble with both
+too. The peer is ViLD-text: the same detector, mode "text". All take turns in one process; medians.
 
 A step's share of distillation falls with the size of the image: RoIs cost the same in a small one. Where a full-size
 image takes too long (a CPU), time a small one and count the operations of a full-size one with --flops: they are those
@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 CLASSES = 866  # base classes of LVIS
 VARIANTS = {  # name -> mode, cached regions an image
-    "peer": ("text", 0), "ViLD, 300 regions": ("both", 300), "ViLD, 128 regions": ("both", 128),
-    "ViLD-ensemble, 300 regions": ("ensemble", 300), "ViLD-ensemble, 128 regions": ("ensemble", 128)}
+    "peer": ("text", 0), "ViLD, 300 regions": ("both", 300), "ViLD, 200 regions": ("both", 200),
+    "ViLD-ensemble, 300 regions": ("ensemble", 300), "ViLD-ensemble, 200 regions": ("ensemble", 200)}
 
 
 def loss_of(mode: str, regions: int, size: tuple[int, int], images: int, device: torch.device,

@@ -28,5 +28,5 @@ train_pipeline = [
     *text_only_pipeline[:2],
     dict(type=LoadRegions, top_k=300),
     *text_only_pipeline[2:-1],
-    dict(type=PackRegions),
+    dict(type=PackRegions, max_regions=200),  # as in multi_scale.py
 ]
