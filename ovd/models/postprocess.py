@@ -33,7 +33,7 @@ def class_wise_nms(boxes_N4: Tensor, scores_NC: Tensor, score_thr: float, iou_th
         top_scores, order = candidate_scores.topk(take)
         top = candidates[order]
         rows, labels = top // num_classes, top % num_classes
-        keep = _suppress(boxes_N4[rows], top_scores, labels, iou_threshold)[:max_per_image]
+        keep = suppress(boxes_N4[rows], top_scores, labels, iou_threshold)[:max_per_image]
         if len(keep) == max_per_image or take == len(candidates):
             break
         take *= 4
@@ -41,8 +41,11 @@ def class_wise_nms(boxes_N4: Tensor, scores_NC: Tensor, score_thr: float, iou_th
     return InstanceData(bboxes=boxes_N4[rows], scores=top_scores[keep], labels=labels, roi_index=rows)
 
 
-def _suppress(boxes_M4: Tensor, scores_M: Tensor, labels_M: Tensor, iou_threshold: float) -> Tensor:
-    """Kept rows by falling score. Classes are moved apart, in double precision: far offsets would round the boxes."""
+def suppress(boxes_M4: Tensor, scores_M: Tensor, labels_M: Tensor, iou_threshold: float) -> Tensor:
+    """Rows that survive suppression within each class, long ``[m]``, by falling score.
+
+    Classes are moved apart, in double precision: far offsets would round the boxes.
+    """
     if not len(boxes_M4):
         return labels_M
     boxes_M4 = boxes_M4.double()

@@ -10,7 +10,6 @@ from itertools import product
 from typing import Any
 
 import torch
-from mmcv.ops import batched_nms
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.structures import InstanceData
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ovd.errors import UserError
+from ovd.models.postprocess import suppress
 
 
 class TestTimeViews(BaseModel):
@@ -27,17 +27,18 @@ class TestTimeViews(BaseModel):
         detector: predicts boxes, and masks if it has them, in pixels of the original image.
         factors: on the image's size; 1 is the image as it comes.
         flip: each size mirrored as well.
-        nms: config of the suppression, as ``test_cfg.rcnn.nms``.
+        nms_iou: detections of a class that overlap a better one more than this are suppressed.
         max_per_img: detections kept.
     """
 
     __test__ = False  # no test, whatever pytest thinks of the name
 
-    def __init__(self, detector: nn.Module, factors: Sequence[float], flip: bool, nms: dict, max_per_img: int) -> None:
+    def __init__(self, detector: nn.Module, factors: Sequence[float], flip: bool, nms_iou: float,
+                 max_per_img: int) -> None:
         super().__init__()
         self.detector = detector
         self.views = list(product(factors, (False, True) if flip else (False,)))
-        self.nms = dict(nms)
+        self.nms_iou = nms_iou
         self.max_per_img = max_per_img
 
     def test_step(self, data: dict) -> list:
@@ -59,7 +60,7 @@ class TestTimeViews(BaseModel):
         samples = []
         for sample, instances in zip(data["data_samples"], found):
             sample = sample.clone()
-            sample.pred_instances = merged(instances, self.nms, self.max_per_img)
+            sample.pred_instances = merged(instances, self.nms_iou, self.max_per_img)
             samples.append(sample)
         return samples
 
@@ -92,16 +93,10 @@ def mirrored(found: InstanceData, width: int) -> InstanceData:
     return found
 
 
-def merged(views: list[InstanceData], nms: dict, max_per_img: int) -> InstanceData:
+def merged(views: list[InstanceData], nms_iou: float, max_per_img: int) -> InstanceData:
     """Detections of all views of an image after suppression per class, the best ``max_per_img``, best first."""
     together = InstanceData.cat(views)
-    if len(together) == 0:
-        return together
-    boxes_N5, kept = batched_nms(together.bboxes, together.scores, together.labels, dict(nms))
-    kept = kept[:max_per_img]
-    together = together[kept]
-    together.bboxes, together.scores = boxes_N5[:max_per_img, :4], boxes_N5[:max_per_img, 4]
-    return together
+    return together[suppress(together.bboxes, together.scores, together.labels, nms_iou)[:max_per_img]]
 
 
 def check_views(factors: Sequence[float]) -> None:
@@ -127,4 +122,4 @@ class ViewsHook(Hook):
         """Wrap the model."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         rcnn = model.roi_head.test_cfg
-        runner.model = TestTimeViews(model, self.factors, self.flip, rcnn["nms"], rcnn["max_per_img"])
+        runner.model = TestTimeViews(model, self.factors, self.flip, rcnn["nms"]["iou_threshold"], rcnn["max_per_img"])

@@ -9,7 +9,7 @@ from torch import nn
 
 from ovd.models.views import TestTimeViews, merged, mirrored, view_of
 
-NMS = {"type": "nms", "iou_threshold": 0.5}
+NMS_IOU = 0.5
 
 
 class BrightSpot(nn.Module):
@@ -51,7 +51,7 @@ def sample_with_spot(x1: int, y1: int, x2: int, y2: int) -> tuple[torch.Tensor, 
 def test_an_object_is_found_where_it_is_in_every_view():
     pairs = [sample_with_spot(6, 10, 26, 34), sample_with_spot(30, 2, 54, 12)]
     detector = BrightSpot()
-    model = TestTimeViews(detector, (1.0, 1.5), True, NMS, 10)
+    model = TestTimeViews(detector, (1.0, 1.5), True, NMS_IOU, 10)
     found = model.test_step({"inputs": [image for image, _ in pairs], "data_samples": [s for _, s in pairs]})
     assert detector.seen[::2] == [(80, 120, False), (80, 120, True), (120, 180, False), (120, 180, True)]
     for sample, truth in zip(found, ([6, 10, 26, 34], [30, 2, 54, 12])):
@@ -82,7 +82,7 @@ def test_merging_is_suppression_per_class_over_all_views():
         views.append(InstanceData(bboxes=torch.cat([corners, corners + 12], dim=1),
                                   scores=torch.rand(12, generator=generator),
                                   labels=torch.randint(0, 3, (12,), generator=generator)))
-    result = merged(views, NMS, 9)
+    result = merged(views, NMS_IOU, 9)
     candidates = sorted(((float(v.scores[i]), int(v.labels[i]), v.bboxes[i].tolist()) for v in views
                          for i in range(12)), reverse=True)
     kept: list[tuple] = []
@@ -95,7 +95,16 @@ def test_merging_is_suppression_per_class_over_all_views():
     assert result.labels.tolist() == [label for _, label, _ in expected]
     torch.testing.assert_close(result.bboxes, torch.tensor([box for _, _, box in expected]))
     nothing = InstanceData(bboxes=torch.zeros(0, 4), scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.long))
-    assert len(merged([nothing, nothing], NMS, 9)) == 0
+    assert len(merged([nothing, nothing], NMS_IOU, 9)) == 0
+
+
+def test_classes_far_apart_in_a_large_image_are_merged_exactly():
+    """In single precision, the offset of the last class of LVIS rounds coordinates to an eighth of a pixel."""
+    boxes = torch.tensor([[1000.0, 1000, 1010, 1010.01], [1000, 1000, 1010, 1005]])
+    views = [InstanceData(bboxes=box[None], scores=torch.tensor([score]), labels=torch.tensor([1202]))
+             for box, score in zip(boxes, (0.9, 0.8))]
+    assert len(merged(views, 0.4998, 300)) == 2
+    assert len(merged(views, 0.4990, 300)) == 1
 
 
 def overlap(one: list[float], other: list[float]) -> float:
