@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.scoring import class_logits
+from ovd.vocabulary.classes import canonical
 from ovd.vocabulary.splits import Split, get_split
 
 
@@ -38,7 +39,8 @@ class CosineClassifier(nn.Module):
 
     Attributes:
         base_names: The classes whose annotations the detector learns from: the split's base, or all of the first class
-            head where there is no split. They stay what they are when the vocabulary is replaced.
+            head where there is no split, in the spelling of :func:`~ovd.vocabulary.classes.canonical`. They stay what
+            they are when the vocabulary is replaced.
         is_base: bool ``[C]``: which classes of the current vocabulary have such a name.
         head: The class head of the current vocabulary; None before there is one.
 
@@ -71,7 +73,7 @@ class CosineClassifier(nn.Module):
         self.base_names: frozenset[str] = frozenset()
         self.num_base = 0
         if split is not None or class_head is not None:
-            self.base_names = frozenset(class_head.names if split is None else split.base)
+            self.base_names = frozenset(map(canonical, class_head.names if split is None else split.base))
         if class_head is not None:
             self.set_class_head(class_head if split is None else class_head.select(split.classes))
             self.num_base = len(self.names) if split is None else split.num_base
@@ -111,7 +113,8 @@ class CosineClassifier(nn.Module):
         self.reduce = head.reduce
         self.names = head.names
         self.num_base = len(self.names)
-        self.is_base = torch.tensor([name in self.base_names for name in self.names], dtype=torch.bool, device=device)
+        self.is_base = torch.tensor([canonical(name) in self.base_names for name in self.names], dtype=torch.bool,
+                                    device=device)
 
     def forward(self, embeddings_ND: Tensor) -> Tensor:
         """Logits, float32 ``[N, K]``, background last (``[N, C]`` without one); also under autocast.

@@ -11,6 +11,7 @@ from small_vocabulary import NAMES, SPLIT, WIDTH, make_head
 from ovd.errors import UserError
 from ovd.models.classifier import CosineClassifier
 from ovd.stores.class_heads import ClassHead
+from ovd.vocabulary.splits import Split
 
 FLOOR = torch.finfo(torch.float32).min
 
@@ -170,6 +171,15 @@ def test_base_classes_are_known_by_name_in_another_vocabulary():
     late = CosineClassifier(split=SPLIT, embed_dim=WIDTH)
     late.set_class_head(make_head(NAMES[3:5]))
     assert late.is_base.tolist() == [True, False]
+
+
+def test_a_base_class_is_base_in_each_of_its_spellings():
+    speaker = "speaker_(stereo_equipment)", "speaker_(stero_equipment)"
+    for trained, other in (speaker, speaker[::-1]):
+        classifier = CosineClassifier(make_head((trained, "novel")), Split("s", "custom", (trained,), ("novel",)))
+        assert classifier.is_base.tolist() == [True, False]
+        classifier.set_class_head(make_head(("new", other)))
+        assert classifier.is_base.tolist() == [False, True]
 
 
 def test_without_a_split_all_first_classes_are_base():
