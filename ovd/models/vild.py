@@ -41,11 +41,10 @@ class ViLD(MaskRCNN):
             raise UserError("model: dense_clip and cached_clip are each the one further opinion: leave one out")
         self.cached_clip = CachedClipScore() if cached_clip else None
         self.dense_clip = None if dense_clip is None else MODELS.build(dense_clip)
-        self._check_dense_clip()
+        self._check_dense_clip(self.roi_head.classifier.head)
 
-    def _check_dense_clip(self) -> None:
+    def _check_dense_clip(self, head: ClassHead | None) -> None:
         """Refuse a class head that the dense CLIP cannot score, before images are."""
-        head = self.roi_head.classifier.head
         if self.dense_clip is not None and head is not None:
             self.dense_clip.head_for(head)
 
@@ -60,10 +59,11 @@ class ViLD(MaskRCNN):
         """Detect the classes of ``head`` from now on, whatever the detector was trained with.
 
         Raises:
-            UserError: The head's embeddings have another width than the detector's, or do not suit the dense CLIP.
+            UserError: The head's embeddings have another width than the detector's, or do not suit the dense CLIP; the
+                vocabulary stays what it was.
         """
+        self._check_dense_clip(head)
         self.roi_head.set_class_head(head)
-        self._check_dense_clip()
 
     def rescorer(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Rescore | None:
         """A further opinion on this batch's regions, as :meth:`ViLDRoIHead.predict` takes it; None for none."""

@@ -156,3 +156,4 @@ def test_a_class_head_of_another_clip_is_refused_when_the_detector_is_built(buil
     detector = build("both", adapt=with_dense_clip(clip_file, head_of(clip)))
     with pytest.raises(UserError, match="made with another CLIP"):
         detector.set_class_head(make_head(("new",)))
+    assert detector.class_names == NAMES  # it still detects what it did
