@@ -44,7 +44,8 @@ class ProposalMasks:
         Args:
             record: Of the image, as :class:`~ovd.data.dataset.OpenVocabDataset` has it.
         """
-        data = self.model.data_preprocessor(pseudo_collate([self.pipeline(record)]), False)
+        # a copy: the pipeline puts pixels into what it is given, and marks objects; no mask depends on objects
+        data = self.model.data_preprocessor(pseudo_collate([self.pipeline({**record, "instances": []})]), False)
         sample = data["data_samples"][0]
         rows, index = found.roi_index.unique(return_inverse=True)  # detections of one region share its mask
         boxes = found.bboxes.new_empty(len(rows), 4)

@@ -1,5 +1,6 @@
 """CLIP on crops as a command: figures, files and pictures from cached and from fresh embeddings; refusals."""
 
+import copy
 import json
 import pickle
 import shutil
@@ -148,6 +149,23 @@ def test_masks_come_from_a_detector_and_stay_inside_the_proposals(config, world,
         assert not len(xs) or (xs.min() >= x - 1.5 and xs.max() <= x + w + 1 and ys.min() >= y - 1.5
                                and ys.max() <= y + h + 1)
     assert filled > len(found) / 2
+
+
+def test_masks_leave_nothing_in_the_records_of_the_images(config, world, detector):
+    """Else the pixels of all images would be in memory at the end."""
+    from mmdet.registry import DATASETS
+    from mmengine.structures import InstanceData
+
+    from ovd.engine.config import load_config
+    from ovd.models.proposal_masks import ProposalMasks
+
+    cfg = load_config(config, (), world)
+    record = DATASETS.build(cfg.test_dataloader.dataset).get_data_info(0)
+    before = copy.deepcopy({key: value for key, value in record.items() if "store" not in key})
+    found = InstanceData(bboxes=torch.tensor([[3.0, 3, 30, 40]] * 2), roi_index=torch.tensor([4, 4]))
+    ProposalMasks(cfg, detector / "detector.pth", torch.device("cpu")).add(found, record)
+    assert {key: value for key, value in record.items() if "store" not in key} == before
+    assert found.masks.shape == (2, record["height"], record["width"]) and torch.equal(*found.masks)
 
 
 @pytest.fixture(scope="module")
