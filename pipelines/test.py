@@ -181,6 +181,7 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
     """
     from ovd.engine.checkpoints import read_checkpoint
     from ovd.engine.config import load_config, resolve_types
+    from ovd.engine.conversion.usage import check_usage
     from ovd.engine.hooks import PicturesHook
     from ovd.engine.launch import choose_device, is_main, on_main, quiet, start_processes, stop_processes
     from ovd.engine.marks import FLAG, marked, warn
@@ -215,7 +216,7 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         cfg = configure()
         if out is not None and Path(out).suffix not in (".json", ".pkl"):
             raise UserError(f"--out {out}: write a .json or a .pkl file")
-        read_checkpoint(checkpoint)
+        check_usage(checkpoint, read_checkpoint(checkpoint), cfg.model)
         inputs = find_inputs(cfg, ("model", "test_dataloader"))
         check_inputs(inputs)
         check_class_heads(cfg.model)

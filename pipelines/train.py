@@ -178,11 +178,12 @@ def _publish(final: Path, record: dict, runner: Any, seconds: float) -> None:
     import torch
     from mmengine.model import is_model_wrapper
 
+    from ovd.engine.conversion.usage import usage_record
     from ovd.stores.manifest import Manifest, publish
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     dataset = runner.train_dataloader.dataset
     meta = {"seed": runner.seed, "iter": runner.iter, "classes": list(dataset.metainfo.get("classes", ())),
-            "num_base": dataset.metainfo.get("num_base")}
+            "num_base": dataset.metainfo.get("num_base"), **usage_record(runner.cfg.model)}
     contents = {"state_dict": {name: value.cpu() for name, value in model.state_dict().items()}, "meta": meta}
     manifest = Manifest("checkpoint", "train", **record, counts={"iterations": runner.iter, "images": len(dataset)},
                         wall_seconds=round(seconds, 1), flags=Manifest.read(final.with_name("run.json")).flags)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ovd.data.images import check_image_file
 from ovd.engine.checkpoints import read_checkpoint
 from ovd.engine.config import load_config
+from ovd.engine.conversion.usage import check_usage
 from ovd.engine.launch import choose_device, is_main, on_main, quiet, start_processes, stop_processes, world_size
 from ovd.engine.workers import run_tasks
 from ovd.errors import UserError
@@ -62,6 +63,7 @@ def extract_proposals(config: str | Path, checkpoint: str | Path, *, options: Se
     settings = Settings.read(cfg, max_per_image=max_per_image, batch_size=batch_size)
     weights = read_checkpoint(checkpoint)
     ProposalNetwork(cfg, weights, checkpoint)  # refuses what does not fit, before the data are read
+    check_usage(checkpoint, weights, cfg.model)
     todo = [Subset.read(cfg, name, out) for name in subsets]
     if len({subset.store for subset in todo}) < len(todo):
         raise UserError(f"{cfg.filename}: train and val share the store {todo[0].store}; fill it from one of them, "

@@ -113,7 +113,7 @@ def convert_checkpoint(source: str | os.PathLike, target: str | os.PathLike, lay
         *report.left_out.items(), *report.shape_errors.items(), *((name, "unexpected") for name in report.unexpected))]
     record = canonical_json({"from": layouts[0], "to": layouts[1], "source": loaded.path.name,
                              "sha256": inputs["checkpoint"].removeprefix("sha256:"), "backbone": report.backbone,
-                             **report.convention})
+                             **(asked.record() if problems else report.convention)})  # accepted: as the config has it
     with publish(target, manifest) as (temporary, _):
         _write(temporary, weights, record)
     return report

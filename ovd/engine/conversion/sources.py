@@ -84,7 +84,7 @@ def read_source(path: str | os.PathLike, entry: str | None = None) -> Source:
         path, {str(name): value.detach() for name, value in weights.items() if isinstance(value, Tensor)},
         {str(name): type(value).__name__ for name, value in weights.items() if not isinstance(value, Tensor)},
         keys, tuple(text for key in ("cfg", "config") if isinstance(text := meta.get(key), str)),
-        _recorded(meta.get(METADATA, contents.get(METADATA))), str(contents.get("__author__", "")))
+        parse_record(meta.get(METADATA, contents.get(METADATA))), str(contents.get("__author__", "")))
 
 
 def _read_torch(path: Path) -> Any:
@@ -109,10 +109,11 @@ def _read_safetensors(path: Path) -> Source:
         raise UserError(f"{path}: not a readable safetensors file ({error}); get it again") from error
     if not weights:
         raise UserError(f"{path}: holds no weights")
-    return Source(path, weights, recorded=_recorded(recorded))
+    return Source(path, weights, recorded=parse_record(recorded))
 
 
-def _recorded(text: Any) -> dict[str, Any]:
+def parse_record(text: Any) -> dict[str, Any]:
+    """What stands under ``METADATA`` in a file; ``{}`` for anything that is no record."""
     try:
         record = json.loads(text) if isinstance(text, str) else {}
     except ValueError:
