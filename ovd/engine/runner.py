@@ -143,6 +143,9 @@ class DetectionRunner(Runner):
             if not taken:
                 raise UserError(f"load_from: {filename}: no tensor in it fits this config's model")
             self.logger.info(f"{taken} tensors from {filename}; of another shape: {', '.join(refused) or 'none'}")
+            if self.rank == 0:
+                print(f"load_from: {taken} of the model's {len(model.state_dict())} tensors are from {filename}"
+                      + (f"; {len(refused)} of its own have another shape" if refused else ""))
         self._has_loaded = True
         return checkpoint
 
