@@ -3,7 +3,7 @@
 The paper reports AP50 of 27.6 (novel) and 51.3 (all). That it trained so on COCO too is our assumption: its code has
 LVIS only. Not yet run here at full size.
 
-    tools/dist_train.sh configs/vild/vild_r50_fpn_lsj_coco_48_17.py 64
+    tools/dist_train_multi.sh configs/vild/vild_r50_fpn_lsj_coco_48_17.py 8 8 NODE_RANK ADDRESS
 
 What must be made before: see configs/_base_/datasets/coco_48_17.py.
 """

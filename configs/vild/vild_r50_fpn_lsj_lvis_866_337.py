@@ -3,7 +3,7 @@
 The paper's R50 has mask AP 22.5, APr 16.1, APc 20.0, APf 28.3 (as Detic's paper quotes it, table 3); its code's README
 (tensorflow/tpu, projects/vild) has 22.5, 16.6, 19.8, 28.2. No repeat factor sampling. Not yet run here at full size.
 
-    tools/dist_train.sh configs/vild/vild_r50_fpn_lsj_lvis_866_337.py 64
+    tools/dist_train_multi.sh configs/vild/vild_r50_fpn_lsj_lvis_866_337.py 8 8 NODE_RANK ADDRESS
 
 What must be made before: see configs/_base_/datasets/lvis_866_337.py; what still differs from the paper's detector:
 configs/_base_/models/vild_paper_mask_rcnn_r50_fpn.py. With another batch: --cfg-options auto_scale_lr.enable=True

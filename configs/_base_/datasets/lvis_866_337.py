@@ -9,7 +9,7 @@ images lie in both folders: an image's path comes from its coco_url. Before trai
     ovd proposals configs/rpn/lvis_866_337.py work_dirs/rpn_lvis_866_337/final.pth
     ovd embed-regions configs/vild/vild_r50_fpn_lvis_866_337.py
 
-Images with rare classes are repeated (repeat factor sampling, threshold 1e-3, over base classes).
+Images with base classes that fewer than one in 1000 images have are repeated (repeat factor sampling).
 """
 
 from mmengine.config import read_base

@@ -1,7 +1,7 @@
 """180,000 iterations of SGD at a batch of 256, decays after 162,000, 171,000 and 175,500: ViLD's schedule.
 
-About 460 epochs of LVIS, to go with large-scale jitter. 64 GPUs x 4 images; with another batch, scale the rate:
---cfg-options auto_scale_lr.enable=True
+About 460 epochs of LVIS, to go with large-scale jitter. 8 machines x 8 GPUs x 4 images; with another batch, scale the
+rate: --cfg-options auto_scale_lr.enable=True
 """
 
 from mmengine.dataset import InfiniteSampler
