@@ -11,7 +11,8 @@ write), regions.pretrained, and how to learn:
 The store of ground truth is made by two commands before:
 
     ovd proposals CONFIG --from-annotations --subset train --out DATA/proposals/ground_truth
-    ovd embed-regions CONFIG --proposals DATA/proposals/ground_truth --out DATA/regions/ground_truth
+    ovd embed-regions CONFIG --proposals DATA/proposals/ground_truth --out DATA/regions/ground_truth \\
+        --cfg-options regions.top_k=none
 
 A model is learned for each range of IoU; a finished one is kept in the contexts' folder, so an interrupted run goes on
 with the next. The head has all classes of the split, base and novel. --apply gives contexts to other class names.

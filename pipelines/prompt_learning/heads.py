@@ -11,7 +11,7 @@ from ovd.clip.towers import load_clip
 from ovd.engine.launch import choose_device
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
-from ovd.stores.manifest import current_or_remove, fingerprint, fingerprint_json
+from ovd.stores.manifest import Manifest, current_or_remove, difference, fingerprint, fingerprint_json
 from pipelines.vocabulary import find_vocabulary
 
 STAGE = "learn-prompts"
@@ -32,7 +32,7 @@ def apply_contexts(paths: Sequence[str | Path], names_file: str | Path | None, d
         UserError: Not such files, contexts of another CLIP, no names.
     """
     names = find_vocabulary(dataset, names_file, data_root).names
-    files = [file for path in paths for file in _context_files(Path(path))]
+    files = [file for path in paths for file in _files_of(Path(path))]
     found = [PromptContext.load(file, position) for file in files]
     tower, untrained = text_tower(pretrained, model, device, allow_untrained)
     inputs = {f"context {number}": fingerprint(file) for number, file in enumerate(files)}
@@ -42,9 +42,7 @@ def apply_contexts(paths: Sequence[str | Path], names_file: str | Path | None, d
 def write_head(out: Path, tower: PromptTower, contexts: Sequence[PromptContext], inputs: Mapping[str, str],
                names: Sequence[str], untrained: bool, overwrite: bool) -> ClassHead:
     """The contexts' class head, computed unless it is there."""
-    record = {"config": {"classes": len(names), "names": fingerprint_json(list(names)),
-                         "positions": [context.position for context in contexts]},
-              "inputs": {"clip": tower.fingerprint, **inputs}}
+    record = _record(tower, [context.position for context in contexts], inputs, names)
     if current_or_remove(out, STAGE, **record, overwrite=overwrite):
         print(f"{out} is up to date")
         return ClassHead.load(out)
@@ -57,6 +55,26 @@ def write_head(out: Path, tower: PromptTower, contexts: Sequence[PromptContext],
     return head
 
 
+def check_head(out: Path, tower: PromptTower, position: str, contexts: Sequence[str], names: Sequence[str]) -> None:
+    """UserError for an existing file that is not the head of these contexts; before they are learned.
+
+    Args:
+        contexts: Names of their files.
+    """
+    if not out.exists():
+        return
+    known = Manifest.read(out).inputs if Manifest.path(out).exists() else {}
+    inputs = {name: known.get(name, "not among them") for name in contexts}
+    if reason := difference(out, STAGE, **_record(tower, [position] * len(contexts), inputs, names)):
+        raise UserError(f"{out}: exists but {reason}; pass --overwrite to learn anew, or choose another --out")
+
+
+def _record(tower: PromptTower, positions: Sequence[str], inputs: Mapping[str, str], names: Sequence[str]) -> dict:
+    """What decides a head, as its manifest has it."""
+    return {"config": {"classes": len(names), "names": fingerprint_json(list(names)), "positions": list(positions)},
+            "inputs": {"clip": tower.fingerprint, **inputs}}
+
+
 def text_tower(pretrained: str | None, model: str | None, device: str,
                allow_untrained: bool) -> tuple[PromptTower, bool]:
     """The text tower of a CLIP, and whether its weights are random."""
@@ -66,9 +84,14 @@ def text_tower(pretrained: str | None, model: str | None, device: str,
     return PromptTower(clip), clip.untrained
 
 
-def _context_files(path: Path) -> list[Path]:
+def context_files(folder: Path) -> list[Path]:
+    """The contexts in a folder, by name."""
+    return sorted(folder.glob("context_*.safetensors"))
+
+
+def _files_of(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    if not (files := sorted(path.glob("context_*.safetensors"))):
+    if not (files := context_files(path)):
         raise UserError(f"{path}: has no learned contexts (context_*.safetensors)")
     return files

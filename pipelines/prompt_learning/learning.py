@@ -16,10 +16,10 @@ from ovd.clip.prompts.tower import PromptTower
 from ovd.engine.config import load_config
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
-from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, fingerprint_json, require
+from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, fingerprint_json, remove, require
 from ovd.vocabulary.splits import Split, get_split
 from pipelines.prompt_learning.collection import collect_pairs
-from pipelines.prompt_learning.heads import STAGE, text_tower, write_head
+from pipelines.prompt_learning.heads import STAGE, check_head, context_files, text_tower, write_head
 
 
 def learn_prompts(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = (),
@@ -52,13 +52,16 @@ def learn_prompts(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     if not pretrained:
         pretrained, model = section.get("pretrained"), model or section.get("model")
     tower, untrained = text_tower(pretrained, model, device, allow_untrained)
+    paths = [context_path(folder, positives) for positives in settings.ranges]
+    if not overwrite:
+        check_head(out, tower, settings.position, [path.name for path in paths], split.classes)
     inputs = _inputs(stores, tower, ann_file)
+    _clear_other_ranges(folder, paths, overwrite)
     reader = collect_pairs(folder / "pairs.bin", stores, ann_file, split, inputs, overwrite)
     found = [_context(folder, tower, split, reader, settings, positives, inputs, untrained, overwrite)
              for positives in settings.ranges]
-    names = {context_path(folder, positives).name: fingerprint(context_path(folder, positives))
-             for positives in settings.ranges}
-    head = write_head(out, tower, found, names, split.classes, untrained, overwrite)
+    head = write_head(out, tower, found, {path.name: fingerprint(path) for path in paths}, split.classes, untrained,
+                      overwrite)
     print(f"{len(found)} contexts of {settings.context} vectors for {len(split.base)} base and {len(split.novel)} "
           f"novel classes, {time.perf_counter() - start:.0f} s")
     return head
@@ -67,6 +70,16 @@ def learn_prompts(config: str | Path, *, options: Sequence[str] | Mapping[str, A
 def context_path(folder: Path, positives: tuple[float, float]) -> Path:
     """The file of the context that was learned with positives of this range of IoU."""
     return folder / f"context_{positives[0]:g}-{positives[1]:g}.safetensors"
+
+
+def _clear_other_ranges(folder: Path, paths: Sequence[Path], overwrite: bool) -> None:
+    """Refuse contexts of other ranges in the folder, or remove them: whoever applies the folder would take them too."""
+    others = [path for path in context_files(folder) if path not in paths]
+    if others and not overwrite:
+        raise UserError(f"{others[0]}: was learned for another range of IoU, and a folder holds one ensemble; pass "
+                        "--overwrite to learn anew, or choose another folder with --contexts")
+    for path in others:
+        remove(path)
 
 
 def _inputs(stores: Mapping[str, Path], tower: PromptTower, ann_file: Path) -> dict[str, str]:

@@ -39,13 +39,13 @@ def annotated_proposals(config: str | Path, subset_name: str, *, options: Sequen
         return Manifest.read(subset.store)
     objects = subset.objects()
     nothing = np.zeros((0, 4), np.float32)
+    if not any(len(objects(image_id, nothing).labels_G) for image_id in subset.photos):
+        raise UserError(f"{subset.ann_file}: has no object of the split's classes; are they the right ones?")
     writer = RegionStore.create(subset.store, "proposals", subset.photos, shard_size, overwrite=overwrite,
                                 config=record)
     for shard in writer.missing():
         boxes = {image_id: objects(image_id, nothing).objects_G4 for image_id in writer.image_ids(shard)}
         writer.write(shard, {i: Regions(boxes_G4, np.ones(len(boxes_G4))) for i, boxes_G4 in boxes.items()})
     manifest = writer.finish(STAGE, **record, wall_seconds=round(time.perf_counter() - start, 1))
-    if not manifest.counts["regions"]:
-        raise UserError(f"{subset.ann_file}: has no object of the split's classes, {subset.store} is empty")
     print(f"{subset.store}: the {manifest.counts['regions']:,} annotated boxes of {manifest.counts['images']:,} images")
     return manifest

@@ -104,6 +104,17 @@ def test_annotated_boxes_are_a_store_without_crowds(data, capsys):
         assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_annotations_without_an_object_leave_no_store(data, tmp_path, capsys):
+    file = json.loads((data / "annotations" / "train.json").read_text())
+    (tmp_path / "empty.json").write_text(json.dumps({**file, "annotations": []}))
+    words = ["--from-annotations", "--subset", "train", "--out", str(tmp_path / "store"), "--cfg-options",
+             f"train_ann={tmp_path / 'empty.json'}"]
+    for _ in range(2):  # the second run does not take what the first has left for a store
+        assert run_stage("proposals", [str(data / "config.py"), *words]) == 2
+        assert "has no object" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_head_of_all_classes_is_learned_from_base_annotations(learn, data, tmp_path, clip_file):
     status, out, error = learn()
     assert status == 0, error
@@ -142,6 +153,19 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(learn, tmp_path):
     assert status == 2 and "seed was 0, now 1" in error and "--overwrite" in error
     assert learn("--seed", 1, "--overwrite")[0] == 0
     assert (tmp_path / files[1]).read_bytes() != first[files[1]]
+
+
+def test_a_folder_holds_one_ensemble_and_its_head_is_looked_at_before_the_work(learn, tmp_path):
+    assert learn("--ranges", "0.5-0.8", "--epochs", 1)[0] == 0
+    status, _, error = learn("--epochs", 1)  # the config's ranges: one more
+    assert status == 2 and "head.safetensors: exists but was made" in error and "to learn anew" in error, error
+    assert not (tmp_path / "head" / "context_0.8-1.1.safetensors").exists()
+    words = ["--ranges", "0.5-1.1", "--epochs", 1, "--contexts", tmp_path / "head"]
+    status, _, error = learn(*words, out=tmp_path / "other.safetensors")
+    assert status == 2 and "context_0.5-0.8.safetensors: was learned for another range" in error, error
+    assert learn(*words, "--overwrite", out=tmp_path / "other.safetensors")[0] == 0
+    assert [path.name for path in sorted((tmp_path / "head").glob("context_*"))] == [
+        "context_0.5-1.1.safetensors", "context_0.5-1.1.safetensors.manifest.json"]
 
 
 @pytest.mark.parametrize("mode", ["hinge", "mean", "meanbg", "max", "learn", "fg_only"])
