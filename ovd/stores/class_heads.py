@@ -404,7 +404,7 @@ def _read_matrix(path: Path) -> tuple[Tensor, Sequence[str] | None, dict[str, fl
         data = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"{path}: no such file") from error
-    except (OSError, ValueError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, EOFError, LookupError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: is truncated, not such a file, or holds more than tensors and text "
                         f"({_first_line(error)})") from error
     if isinstance(data, Tensor):

@@ -102,6 +102,9 @@ def test_a_context_is_read_back_and_wrong_files_are_refused(tmp_path):
         PromptContext.load(path, "end")
     torch.save({"a": torch.zeros(2)}, tmp_path / "dict.pth")
     torch.save(torch.full((2, 8), float("nan")), tmp_path / "nan.pth")
-    for name, message in (("dict.pth", "expected a tensor"), ("nan.pth", "NaN"), ("none.safetensors", "no such file")):
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "garbage.pth").write_bytes(b"hello")
+    for name, message in (("empty.pth", "is cut"), ("garbage.pth", "is cut"), ("dict.pth", "expected a tensor"),
+                          ("nan.pth", "NaN"), ("none.safetensors", "no such file")):
         with pytest.raises(UserError, match=message):
             PromptContext.load(tmp_path / name)

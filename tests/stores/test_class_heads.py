@@ -402,6 +402,7 @@ def test_matrices_that_cannot_be_used_are_refused_by_name(tmp_path, monkeypatch)
     (tmp_path / "text.csv").write_text("1,2")
     (tmp_path / "names.json").write_text("{")
     (tmp_path / "numbers.json").write_text("[1, 2, 3]")
+    (tmp_path / "garbage.pth").write_bytes(b"hello")
     names = ["a", "b", "c"]
     for file, source, message in [
             ("good.npy", names[:2], r"good\.npy: a matrix of 3 x 5 for 2 names"),
@@ -417,6 +418,7 @@ def test_matrices_that_cannot_be_used_are_refused_by_name(tmp_path, monkeypatch)
             ("list.pth", names, r"list\.pth: holds list"),
             ("other.pth", names, r"other\.pth: holds a dict of \['weights'\]"),
             ("evil.pth", names, r"evil\.pth: .* holds more than tensors"),
+            ("garbage.pth", names, r"garbage\.pth: is truncated"),
             ("cut.pth", names, r"cut\.pth: is truncated"), ("cut.npy", names, r"cut\.npy: is truncated"),
             ("text.csv", names, r"text\.csv: is neither"), ("none.npy", names, r"none\.npy: no such file")]:
         with pytest.raises(UserError, match=message) as caught:

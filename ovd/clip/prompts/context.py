@@ -88,9 +88,8 @@ class PromptContext:
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; make it with ovd learn-prompts") from None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-            raise UserError(f"{path}: is not a file of learned prompts ({reason}); make it with ovd learn-prompts") \
-                from None
+            raise UserError(f"{path}: is not a file of learned prompts ({_reason(error)}); make it with ovd "
+                            "learn-prompts") from None
         if position not in (None, context.position):
             raise UserError(f"{path}: was learned with the class name at the {context.position}, not {position}; leave "
                             "out --position")
@@ -147,8 +146,12 @@ def _read_tensor(path: Path) -> Tensor:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: is cut, or holds more than a tensor ({str(error).splitlines()[0][:120]})") from None
+    except (OSError, ValueError, TypeError, RuntimeError, EOFError, LookupError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: is cut, or holds more than a tensor ({_reason(error)})") from None
     if not isinstance(value, Tensor):
         raise UserError(f"{path}: holds {type(value).__name__}, expected a tensor [vectors, width]")
     return value.detach()
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
