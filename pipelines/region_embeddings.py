@@ -132,6 +132,7 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
         UserError: Wrong or missing input, an existing store of another configuration.
     """
     from ovd.clip.levels import Blocks, Globals, Objects
+    from ovd.clip.masked_attention import WholeImageTower
     from ovd.clip.shard_job import RegionJob
     from ovd.clip.towers import load_clip
     from ovd.engine.config import load_config
@@ -172,7 +173,7 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     if what == "objects":
         level = Objects(stored, settings.recipe, settings.top_k, settings.masked_attention, settings.upsample)
     else:
-        level = Blocks(clip.image_size) if what == "blocks" else Globals()
+        level = Blocks(clip.image_size) if what == "blocks" else Globals(WholeImageTower(clip).least)
     level.encoder(clip, batch_size)  # so that what it refuses is refused before there is a store
     record = {
         "config": {**level.config(), "precision": settings.precision, "images_per_shard": settings.images_per_shard},

@@ -117,14 +117,22 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Globals:
-    """The whole image as one region of score 1, at its own size, neither resized nor cropped."""
+    """The whole image as one region of score 1, at its own size, neither resized nor cropped.
 
+    Attributes:
+        least: Pixels that either side has at least (:class:`ovd.clip.masked_attention.WholeImageTower`).
+    """
+
+    least: int = 1
     crops_per_region = 1
 
     def config(self) -> dict:
         return {"what": "globals"}
 
     def choose(self, image_id: int, file: "ImageFile") -> tuple[np.ndarray, np.ndarray]:
+        if min(file.width, file.height) < self.least:
+            raise UserError(f"{file.path}: is {file.width} x {file.height}, and this CLIP's patches have {self.least} "
+                            f"pixels: leave image {image_id} out of the annotations")
         return np.array([[0, 0, file.width, file.height]], np.float32), np.ones(1, np.float32)
 
     def encoder(self, clip: ClipModel, batch_size: int | None) -> RegionEncoder:

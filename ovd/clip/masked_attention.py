@@ -27,6 +27,7 @@ class _Trunk(Protocol):
     """An image tower without a fixed size of its input, and with a say in what its last token attends to."""
 
     side: int
+    least: int
 
     def __call__(self, pixels_M3HW: Tensor, foreground_MHW: Tensor | None) -> Tensor: ...
 
@@ -72,6 +73,9 @@ class WholeImageTower:
 
     An image of CLIP's own size has the embedding of ``clip.encode_image``.
 
+    Attributes:
+        least: Pixels that either side of an image has at least: those of a patch.
+
     Raises:
         UserError: An image tower that is neither open_clip's VisionTransformer nor its ModifiedResNet.
     """
@@ -79,6 +83,7 @@ class WholeImageTower:
     def __init__(self, clip: ClipModel) -> None:
         self.clip = clip
         self._trunk = _trunk(clip, 1)
+        self.least = self._trunk.least
 
     @torch.inference_mode()
     def __call__(self, images_M3HW: Tensor) -> Tensor:
@@ -110,6 +115,7 @@ class _ViTTrunk:
                             "mean of the patches")
         self.tower, self.side = tower, side
         self.kernel, self.stride = kernel, kernel // upsample
+        self.least = kernel
         self.padding = (kernel - 1) // 2 if upsample > 1 else 0
 
     def __call__(self, pixels: Tensor, foreground_MHW: Tensor | None) -> Tensor:
@@ -157,6 +163,8 @@ class _ViTTrunk:
 class _ConvTrunk:
     """The attention pool is the only layer with attention. Its query, in the place of a class token, is the mean of the
     cells: here of the foreground's, since the mean is also one of its keys and values."""
+
+    least = 32  # one cell of the last stage
 
     def __init__(self, tower: ModifiedResNet, side: int, upsample: int) -> None:
         self.tower, self.side = tower, side * upsample

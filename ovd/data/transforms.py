@@ -25,6 +25,7 @@ from mmdet.registry import TRANSFORMS
 from mmengine.structures import InstanceData
 
 from ovd.errors import UserError
+from ovd.stores.shards import RegionStore
 
 # what records its matrix, or leaves every pixel where it is
 FOLLOWED = (
@@ -51,7 +52,11 @@ class LoadRegions(BaseTransform):
         self.top_k = top_k
 
     def transform(self, results: dict) -> dict:
-        """Add the keys to ``results``."""
+        """Add the keys to ``results``.
+
+        Raises:
+            UserError: The ``global_store`` was made without this image, which could not be read.
+        """
         regions = results["region_store"].view(results["img_id"])
         rows = slice(None)
         if self.top_k is not None and len(regions) > self.top_k:
@@ -61,11 +66,19 @@ class LoadRegions(BaseTransform):
             blocks = results["block_store"].view(results["img_id"])
             results["block_boxes"], results["block_embeddings"] = blocks.boxes, blocks.embeddings
         if results.get("global_store") is not None:
-            results["image_embedding"] = results["global_store"].view(results["img_id"]).embeddings[0]
+            results["image_embedding"] = _only_row(results["global_store"], results["img_id"])
         return results
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(top_k={self.top_k})"
+
+
+def _only_row(store: RegionStore, image_id: int) -> np.ndarray:
+    rows_1D = store.view(image_id).embeddings
+    if not len(rows_1D):
+        raise UserError(f"{store.path}: has no embedding of image {image_id} (its manifest says why, under skipped): "
+                        "mend the image and make the store again, or leave the image out of the annotations")
+    return rows_1D[0]
 
 
 @TRANSFORMS.register_module()

@@ -14,6 +14,7 @@ from ovd.clip.levels import Globals
 from ovd.clip.masked_attention import MaskedTower, WholeImageTower
 from ovd.clip.positions import resize_positions
 from ovd.clip.regions import normalize_pixels
+from ovd.clip.shard_job import ImageFile
 from ovd.clip.towers import ClipModel
 from ovd.errors import UserError
 
@@ -184,6 +185,17 @@ def test_a_whole_image_is_neither_resized_nor_cropped(name):
         square = random_pixels(1, 3, 128, 128)
         crop = torch.cat([square, torch.ones_like(square[:, :1])], 1)
         torch.testing.assert_close(WholeImageTower(clip)(square), MaskedTower(clip, 2)(crop), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "least"), [("vit", 8), ("convolutions", 32)])
+def test_an_image_smaller_than_a_patch_is_refused_by_name(name, least):
+    tower = WholeImageTower(make_clip(TOWERS[name]))
+    assert tower.least == least
+    assert tower(random_pixels(1, 3, least, least + 1)).shape == (1, 24)
+    level = Globals(tower.least)
+    assert level.choose(3, ImageFile("a.jpg", least, 90))[0].tolist() == [[0, 0, least, 90]]
+    with pytest.raises(UserError, match=f"a.jpg: is 90 x {least - 1}, .* {least} pixels: leave image 3 out"):
+        level.choose(3, ImageFile("a.jpg", 90, least - 1))
 
 
 def test_positions_keep_the_class_token_and_their_own_grid():

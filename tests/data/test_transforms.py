@@ -183,6 +183,13 @@ def test_a_random_choice_of_blocks_leaves_that_of_regions_as_it_was():
     assert np.array_equal(sample.blocks.bboxes.numpy(), blocks[rows.numpy()])
 
 
+def test_an_image_that_was_skipped_has_no_embedding_and_is_named():
+    empty = OneImageStore(random_boxes(0, 0))
+    empty.path = "globals/train"
+    with pytest.raises(UserError, match="globals/train: has no embedding of image 7"):
+        LoadRegions()({"img_id": 7, "region_store": OneImageStore(random_boxes(2, 0)), "global_store": empty})
+
+
 def test_without_a_pyramid_samples_have_regions_only():
     sample = run([], random_boxes(3, 0))["data_samples"]
     assert "blocks" not in sample and "image_embedding" not in sample
