@@ -19,7 +19,7 @@ from mmengine.config import read_base
 
 with read_base():
     from .._base_.datasets.coco_65_15 import *
-    from .._base_.models.oadp_mask_rcnn_r50_fpn import *
+    from .._base_.models.oadp_faster_rcnn_r50_fpn import *
     from .._base_.runtime import *
     from .._base_.schedules.sgd_40k import *
 
@@ -40,7 +40,5 @@ train_dataloader["dataset"].update(
 test_dataloader["dataset"].update(pipeline=test_pipeline)
 test_evaluator.update(metric="bbox")
 
-model["roi_head"].update(mask_roi_extractor=None, mask_head=None)
 model["roi_head"]["bbox_head"]["classifier"].update(class_head=class_head, split=split, data_root=data_root)
-model["roi_head"]["bbox_head"]["classifier"].update(temperature_train=0.007, temperature_test=0.01)
 optim_wrapper["paramwise_cfg"] = dict(custom_keys={"roi_head.bbox_head": dict(lr_mult=0.5)})

@@ -6,7 +6,8 @@ backbone, FPN and heads, and take the stride of a block in its first convolution
 
     --cfg-options load_from=soco.safetensors model.backbone.style=caffe
 
-That file is made with ovd convert-checkpoint: see docs/checkpoints.md. DetPro's published detectors need the style too.
+That file is made with ovd convert-checkpoint: see docs/checkpoints.md. What was trained so is tested with that style
+too, and so are DetPro's published detectors.
 """
 
 from mmengine.config import read_base
