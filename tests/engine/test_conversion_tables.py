@@ -311,3 +311,14 @@ def test_the_models_counters_begin_at_zero_where_the_source_has_none():
 
 def test_the_command_lists_the_layouts_that_there_are():
     assert set(LAYOUT_NAMES) == set(LAYOUTS)
+
+
+def test_a_mask_head_that_the_stages_of_a_cascade_share_is_not_taken_for_one_of_a_stage():
+    cascade = {f"roi_heads.box_head.{stage}.fc1.bias": torch.rand(4) for stage in range(3)}
+    masks = {"roi_heads.mask_head.mask_fcn1.bias": torch.rand(4)}
+    with pytest.raises(ConversionRefused) as refused:
+        convert_weights({**cascade, **masks}, "detectron2", "mmdet3")
+    assert refused.value.report.unexpected == list(masks)
+    assert convert_weights({**cascade, **masks}, "detectron2", "detectron2")[0].keys() == {*cascade, *masks}
+    single, _ = convert_weights({"roi_heads.box_head.fc1.bias": torch.rand(4), **masks}, "detectron2", "mmdet3")
+    assert "roi_head.mask_head.convs.0.conv.bias" in single

@@ -48,6 +48,8 @@ def convert_weights(weights: Mapping[str, Tensor], source_layout: str, target_la
         raise UserError(f"the layout {target_layout} is only read, not written: {target.about}")
     report = ConversionReport(*names, (source_layout, target_layout))
     ours = _Tensors(weights, source, report)
+    if source.one_mask_head and not target.one_mask_head:
+        ours.drop_shared_masks()
     ours.limit_sizes(target)
     ours.check_backbone()
     if wanted is not None:
@@ -127,6 +129,13 @@ class _Tensors:
         self.misshapen.add(name)
         found = f"{list(self.values.pop(name).shape)}, {problem}"
         self.report.shape_errors.update(dict.fromkeys(self.origin.pop(name), found))
+
+    def drop_shared_masks(self) -> None:
+        """Take out the mask head that the stages of a cascade share: three heads, whose masks are averaged, are other
+        than one."""
+        for name in [name for name in self.values if name.startswith("roi_head.mask_head.")]:
+            if self._stages():
+                self._drop(name)
 
     def limit_sizes(self, target: Layout) -> None:
         """Take out what has more classes than the target layout."""

@@ -94,6 +94,7 @@ class Layout:
         usual: how they are used where nothing about a file says otherwise.
         spell: from the names of a file to those of the table, given all of them; and back.
         writable: whether a checkpoint can be written in this layout.
+        one_mask_head: whether all stages of a cascade share a mask head (elsewhere each has its own).
         added: tensors that the layout leaves out because they are constant, from ours (name -> tensor).
     """
 
@@ -110,6 +111,7 @@ class Layout:
     spell: Callable[[Iterable[str]], dict[str, str]] | None = None
     unspell: Callable[[Iterable[str]], dict[str, str]] | None = None
     writable: bool = True
+    one_mask_head: bool = False
     added: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
 
     def knows(self, name: str) -> bool:
@@ -293,7 +295,7 @@ LAYOUTS: dict[str, Layout] = {
     "detectron2": Layout(
         "detectron2's ResNets (short names) and Faster / Mask / Cascade R-CNN with FPN",
         (*_D2_BODY, *_D2_RPN, *_D2_HEADS, *_D2_MASK), left_out=_D2_LEFT_OUT, spell=_d2_spell, unspell=_d2_unspell,
-        refused={"*stem.conv1_[23].*": _DEEP}),
+        one_mask_head=True, refused={"*stem.conv1_[23].*": _DEEP}),
     "mmdet2": Layout("detectors of mmdet 2 (a proposal network's head is rpn_head)", same(MMDET),
                      left_out=_MMDET_LEFT_OUT, refused=_MMDET_1 | _VARIANTS),
     "mmdet3": Layout("two-stage detectors of mmdet 3", same(MMDET), left_out=_MMDET_LEFT_OUT,
