@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,7 +142,10 @@ def load_clip(pretrained: str, *, model: str | None = None, device: str | torch.
     digest = _weights_digest(clip)
     preprocess = open_clip.get_model_preprocess_cfg(clip)
     size = preprocess["size"]
+    exact = {name: value.detach().clone() for name, value in clip.named_parameters() if name.startswith("logit_")}
     clip = clip.eval().requires_grad_(False).to(device=device, dtype=torch_dtype)
+    for name, value in exact.items():  # a class head has the same scale and bias whatever the precision
+        getattr(clip, name).data = value.to(device)
     return ClipModel(
         name=pretrained, model=clip, tokenizer=tokenizer, image_size=size if isinstance(size, int) else int(size[0]),
         mean=tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),  # a model of our own does not say
@@ -206,10 +211,28 @@ def _from_file(path: Path, architecture: str | None) -> tuple[CLIP, object]:
         raise UserError(f"{path}: does not say which model it belongs to; name the architecture with --model")
     _check_name(architecture)
     try:
-        clip = open_clip.create_model(architecture, pretrained=str(path), force_preprocess_cfg=_usual(architecture))
+        with tempfile.TemporaryDirectory(prefix="clip-") as folder:
+            clip = open_clip.create_model(architecture, pretrained=str(_unarchived(path, Path(folder))),
+                                          force_preprocess_cfg=_usual(architecture))
     except Exception as error:  # open_clip and torch raise many kinds for a file that does not fit
         raise UserError(f"{path}: not weights of {architecture} ({_first_line(error)})") from None
     return clip, _tokenizer(architecture)
+
+
+def _unarchived(path: Path, folder: Path) -> Path:
+    """The file itself, or one in ``folder`` with the weights of a TorchScript archive, which OpenAI's releases are.
+
+    open_clip reads nothing but weights, so it refuses archives. Loading one runs no Python.
+    """
+    if not zipfile.is_zipfile(path):
+        return path
+    with zipfile.ZipFile(path) as file:
+        if not any(name.endswith("/constants.pkl") for name in file.namelist()):
+            return path
+    weights = torch.jit.load(path, map_location="cpu").state_dict()
+    numbers = ("input_resolution", "context_length", "vocab_size")
+    torch.save({name: value for name, value in weights.items() if name not in numbers}, folder / "weights.pt")
+    return folder / "weights.pt"
 
 
 def _from_name(name: str) -> tuple[CLIP, object]:

@@ -1,5 +1,7 @@
 """CLIP by name or file: the embedded model, described files, remapped tokens, and mistakes."""
 
+import json
+
 import open_clip
 import pytest
 import torch
@@ -105,6 +107,36 @@ def test_a_broken_file_is_explained(described, tmp_path):
         load_clip(str(pickled))
     with pytest.raises(UserError, match="not weights of RN50"):
         load_clip(str(pickled), model="RN50")
+
+
+def test_the_precision_of_the_layers_leaves_the_temperature(described):
+    full, half = load_clip(str(described)), load_clip(str(described), precision="bf16")
+    assert half.encode_image(torch.zeros(1, 3, 32, 32)).shape == (1, 16)
+    assert half.logit_scale == full.logit_scale != float(torch.tensor(full.logit_scale).bfloat16())
+
+
+@pytest.fixture(scope="module")
+def small_architecture(tmp_path_factory):
+    """The name of an architecture that open_clip knows from now on."""
+    path = tmp_path_factory.mktemp("configs") / "test-small-RN.json"
+    path.write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(path)
+    return path.stem
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_release_file_is_a_torchscript_archive_with_weights(small_architecture, tmp_path):
+    """As OpenAI's: traced, in half precision, with numbers beside the weights."""
+    torch.manual_seed(5)
+    clip = CLIP(**CONFIG).eval()
+    clip.load_state_dict({name: value.half().to(value) for name, value in clip.state_dict().items()})
+    plain = {name: value.clone() for name, value in clip.state_dict().items()}
+    clip.register_buffer("input_resolution", torch.tensor(32))
+    clip.attn_mask = clip._buffers.pop("attn_mask")  # a constant of the archive
+    open_clip.trace_model(clip, batch_size=1).half().save(tmp_path / "release.pt")
+    torch.save(plain, tmp_path / "plain.pt")
+    release, same = (load_clip(str(tmp_path / f"{name}.pt"), model=small_architecture) for name in ("release", "plain"))
+    assert release.fingerprint == same.fingerprint
 
 
 def test_precision_is_checked(described):
