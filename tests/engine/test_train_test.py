@@ -175,6 +175,18 @@ def test_a_damaged_checkpoint_is_not_gone_on_with(trained, config, world, tmp_pa
         train(config, data_root=world, work_dir=tmp_path / "run", device="cpu", resume="auto")
 
 
+def test_a_start_from_other_weights_says_how_many_fit(trained, config, world, tmp_path, capsys):
+    final = trained / "final.pth"
+    train(config, data_root=world, work_dir=tmp_path, device="cpu", options={
+        "load_from": str(final), "train_cfg.max_iters": 1, "model.roi_head.bbox_head.fc_out_channels": 10})
+    old, new = weights(final), weights(tmp_path / "final.pth")
+    fitting = sum(name in old and old[name].shape == value.shape for name, value in new.items())
+    assert 0 < fitting < len(new)
+    printed = capsys.readouterr().out
+    assert f"load_from: {fitting} of the model's {len(new)} tensors are from {final}" in printed
+    assert f"{len(new) - fitting} of its own have another shape" in printed
+
+
 def test_training_stops_on_a_loss_that_is_not_finite(config, world, tmp_path):
     with pytest.raises(UserError, match=r"the loss is (nan|inf) in iteration \d+.*train/000\d+\.png"):
         train(config, data_root=world, work_dir=tmp_path, device="cpu",
@@ -241,6 +253,8 @@ def mistakes(trained, config, world, tmp_path_factory):
         "no class head": (("test", config, final, "--class-head", folder / "none.safetensors"), "not found"),
         "other class head": (("test", config, final, "--class-head", other / "head.safetensors"), "has width 16"),
         "other classes": (("test", config, final, "--class-head", other / "few.safetensors"), "lacks 2 of the 5"),
+        "other style": (("test", config, final, "--cfg-options", "+model.backbone.style=caffe"),
+                        "style is pytorch, the config's caffe"),
         "mixed precision": (("train", config, "--amp"), "needs a GPU"),
         "unknown format": (("test", config, final, "--out", "x.txt"), ".json or a .pkl"),
     }
@@ -248,7 +262,7 @@ def mistakes(trained, config, world, tmp_path_factory):
 
 @pytest.mark.parametrize("mistake", ["unknown key", "no data", "no config", "no checkpoint", "cut checkpoint",
                                      "unknown metric", "no class head", "other class head", "other classes",
-                                     "mixed precision", "unknown format"])
+                                     "other style", "mixed precision", "unknown format"])
 def test_a_mistake_is_one_line_and_status_2(mistakes, world, tmp_path, mistake, capfd):
     args, message = mistakes[mistake]
     extra = () if "--data-root" in args else ("--data-root", world)
