@@ -121,7 +121,7 @@ study = dict(
         dict(text="Does distillation raise novel AP far above text only?", of="vild", over="vild_text",
              figures=["base/ap50", *new]),
         dict(text="Does the ensemble beat the single head on both?", of="vild_ensemble", over="vild",
-             figures=["base/ap50", *new]),
+             figures=["base/ap50", *new, "base/ap", "novel/ap"]),
         dict(text="Do learned prompts beat templates?", of="detpro", over="vild_ensemble", figures=["base/ap50", *new]),
         dict(text="Does OADP's pyramid beat plain crops?", of="oadp", over="vild_ensemble",
              figures=["base/ap50", *new]),

@@ -10,6 +10,8 @@ import msgspec
 from ovd.errors import UserError, nearest
 from ovd.evaluation.report import FIGURES
 
+STUDIED = {**FIGURES, "ap": "AP, overlaps from 0.5 to 0.95", "mask_ap": "mask AP, overlaps from 0.5 to 0.95"}
+
 
 class StudyMethod(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A row of the study: its name in file names, its title, what it is in a sentence."""
@@ -97,7 +99,7 @@ def gather(plan: StudyPlan, metrics: Mapping[tuple[str, int], Mapping[str, float
         row = {}
         for key in runs[0]:
             values = [run.get(key) for run in runs]
-            if key.rpartition("/")[2] in FIGURES and all(isinstance(v, float | int) and not math.isnan(v)
+            if key.rpartition("/")[2] in STUDIED and all(isinstance(v, float | int) and not math.isnan(v)
                                                          for v in values):
                 row[key] = Figure(tuple(float(v) for v in values))
         table[method.name] = row

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 
-from ovd.evaluation.report import FIGURES, GROUPS
-from ovd.evaluation.study import Figure, Question, StudyPlan, Table, difference
+from ovd.evaluation.report import GROUPS
+from ovd.evaluation.study import STUDIED, Figure, Question, StudyPlan, Table, difference
 
 BARS = {"base": "#8fb3d9", "novel": "#d9603b"}
 
@@ -24,7 +24,7 @@ def render_markdown(plan: StudyPlan, table: Table, chart: str, settings: Sequenc
     seeds = ", ".join(map(str, plan.seeds))
     parts.append(f"Per cent; mean over seeds {seeds} ± sample standard deviation.")
     groups = [group for group in GROUPS if any(f"{group}/ap50" in row for row in table.values())]
-    for figure, title in FIGURES.items():
+    for figure, title in STUDIED.items():
         if any(key.endswith(f"/{figure}") for row in table.values() for key in row):
             heading = "box AP50" if figure == "ap50" else title
             parts += [f"## {heading[0].upper()}{heading[1:]}", _table(plan, table, figure, groups)]
@@ -75,7 +75,7 @@ def _answer(plan: StudyPlan, table: Table, question: Question) -> str:
     for key in question.figures:
         group, _, name = key.rpartition("/")
         found = difference(table, question, key)
-        what = f"{GROUPS.get(group, group)}, {FIGURES[name]}"
+        what = f"{GROUPS.get(group, group)}, {STUDIED[name]}"
         if found is None:
             lines.append(f"- {what}: not measured")
             continue
