@@ -141,8 +141,8 @@ class CachedOptions:
         if "rcnn" not in (cfg.model.get("test_cfg") or {}) or "pipeline" not in dataset:
             raise UserError(f"--cached-regions: {cfg.filename}: needs model.test_cfg.rcnn and a pipeline in "
                             "test_dataloader.dataset")
-        *steps, pack = dataset.pipeline
-        dataset["pipeline"] = [*steps, {"type": "LoadRegions"}, {**pack, "type": "PackRegions"}]
+        load, *steps, pack = dataset.pipeline  # regions right after the image, so that each step is known to move them
+        dataset["pipeline"] = [load, {"type": "LoadRegions"}, *steps, {**pack, "type": "PackRegions"}]
         dataset["region_store"] = str(Path(self.regions).absolute())
         cfg.model["cached_clip"] = True
         alpha, beta = self.weights or (1 / 3, 2 / 3)

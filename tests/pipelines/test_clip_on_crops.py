@@ -232,6 +232,24 @@ def test_cached_regions_that_do_not_fit_are_refused(config, world, detector, tmp
     assert status == 2 and message in capsys.readouterr().err
 
 
+def test_cached_regions_that_cannot_follow_the_test_images_are_refused(config, world, detector):
+    from mmdet.registry import DATASETS
+    from mmengine.registry import init_default_scope
+
+    from ovd.engine.config import load_config
+    from pipelines.test import CachedOptions
+
+    init_default_scope("mmdet")
+    cfg = load_config(config, (), world)
+    CachedOptions(detector / "regions").apply(cfg)
+    assert len(DATASETS.build(cfg.test_dataloader.dataset)[0]["data_samples"].regions) > 0
+    cfg = load_config(config, (), world)
+    cfg.test_dataloader.dataset.pipeline.insert(1, {"type": "Expand"})
+    CachedOptions(detector / "regions").apply(cfg)
+    with pytest.raises(UserError, match="regions cannot follow"):
+        DATASETS.build(cfg.test_dataloader.dataset)
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"class_head": "other_head.safetensors"}, "different CLIPs"),
     ({"class_head": "head.safetensors"}, "has width 8"),
