@@ -1,7 +1,7 @@
 """Class-agnostic region proposals: RPN on R50-FPN, to be trained on base annotations only.
 
 Every annotation counts as "object", whatever its class (mmdet's RPN sets all labels to 0). Settings of mmdet's
-``rpn_r50_fpn``: 2000 candidates a level in training and 1000 at test, suppression at IoU 0.7, 1000 proposals an image.
+``rpn_r50_fpn``: 2000 candidates a level, suppression at IoU 0.7, 1000 proposals an image.
 """
 
 from mmdet.models import FPN, RPN, DetDataPreprocessor, ResNet, RPNHead
