@@ -68,7 +68,7 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
     from ovd.engine.config import load_config, resolve_types
     from ovd.engine.launch import choose_device, is_main, on_main, quiet, start_processes, stop_processes, world_size
     from ovd.engine.marks import FLAG, marked, warn
-    from ovd.engine.preflight import check_class_heads, check_inputs, find_inputs, fingerprints
+    from ovd.engine.preflight import check_class_heads, check_crops, check_inputs, find_inputs, fingerprints
     from ovd.engine.runner import DetectionRunner
 
     quiet()
@@ -86,6 +86,7 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
         cfg = configure()
         inputs = find_inputs(cfg, ("model", "train_dataloader"))
         check_inputs(inputs + find_inputs(cfg, ("val_dataloader",)))
+        check_crops(cfg, inputs)
         check_class_heads(cfg.model)
         record = {"config": {**decisive(cfg), "processes": world_size()}, "inputs": fingerprints(inputs)}
         sources = marked([*(entry.path for entry in inputs), *([] if resume in (None, "auto") else [resume])])

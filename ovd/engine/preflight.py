@@ -1,12 +1,13 @@
 """Checks of a config's input files before any work is spent, and their fingerprints."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+from ovd.clip.crops import CropRecipe
 from ovd.engine.config import walk
 from ovd.errors import UserError, nearest
 from ovd.stores.class_heads import ClassHead
@@ -76,6 +77,36 @@ def check_inputs(inputs: list[Input]) -> None:
             if ours and theirs and ours != theirs:
                 raise UserError(f"{head_path} and {store_path} were made with different CLIPs "
                                 f"({ours[:15]}, {theirs[:15]}): make both with the same")
+
+
+def check_crops(cfg: Config, inputs: list[Input]) -> None:
+    """Refuse a region store whose crops are not those that the config's ``regions`` section asks for.
+
+    Crops of another kind teach another thing without a word. A config without that section, and a store that does not
+    say how it was made (an imported one), are taken as they are.
+
+    Raises:
+        UserError: Another crop recipe, or masked attention on one side only.
+    """
+    asked = cfg.get("regions") or {}
+    if "recipe" not in asked:
+        return
+    wanted = _crops({**asked, "recipe": CropRecipe(**asked["recipe"]).config()})
+    for entry in inputs:
+        if entry.kind != "region_store" or "recipe" not in (made := RegionStore(entry.path).manifest.config):
+            continue
+        found = _crops(made)
+        if differ := [key for key in wanted if found.get(key) != wanted[key]]:
+            said = ", ".join(f"{key} {found.get(key)} (the config says {wanted[key]})" for key in differ)
+            raise UserError(f"{entry.path}: was made with regions.{said}: make it with this config "
+                            "(tools/region_embeddings.py CONFIG), or name another store")
+
+
+def _crops(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the pixels that CLIP saw, flat."""
+    recipe = {f"recipe.{key}": value for key, value in settings["recipe"].items()}
+    return {**recipe, "masked_attention": settings.get("masked_attention", False),
+            "upsample": settings.get("upsample", 1)}
 
 
 def check_class_heads(model: dict) -> None:

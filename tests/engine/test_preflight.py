@@ -4,8 +4,10 @@ import pytest
 from mmengine.config import Config
 from tiny_world import write_caches, write_world
 
-from ovd.engine.preflight import check_class_heads, check_inputs, find_inputs, fingerprints
+from ovd.clip.crops import CropRecipe
+from ovd.engine.preflight import check_class_heads, check_crops, check_inputs, find_inputs, fingerprints
 from ovd.errors import UserError
+from ovd.stores.manifest import Manifest
 
 
 @pytest.fixture
@@ -85,3 +87,21 @@ def test_class_head_and_regions_must_come_from_one_clip(world, tmp_path):
     (other / "head.safetensors").rename(world / "head.safetensors")
     with pytest.raises(UserError, match="different CLIPs"):
         check_inputs(find_inputs(config(world), SECTIONS))
+
+
+@pytest.mark.parametrize(("recorded", "said"), [
+    ({"recipe": {**CropRecipe("clip").config(), "kind": "adaptive"}}, "recipe.kind adaptive .the config says clip"),
+    ({"recipe": CropRecipe("clip").config(), "masked_attention": True, "upsample": 2}, "masked_attention True"),
+    ({"recipe": CropRecipe("clip").config()}, None), ({}, None)])
+def test_a_store_of_other_crops_than_the_config_asks_for_is_refused(world, recorded, said):
+    manifest = Manifest.read(world / "regions")
+    manifest.config = recorded
+    manifest.write(world / "regions")
+    cfg = config(world)
+    cfg.regions = {"pretrained": "shapes", "recipe": {"kind": "clip"}}
+    inputs = find_inputs(cfg, SECTIONS)
+    if said is None:
+        check_crops(cfg, inputs)
+    else:
+        with pytest.raises(UserError, match=said):
+            check_crops(cfg, inputs)
