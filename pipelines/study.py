@@ -14,6 +14,7 @@ Writes OUT.json, OUT.md and OUT.png.
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -50,7 +51,7 @@ def write_study(recipe: Path, work_dir: Path, out: Path) -> list[dict]:
     metrics = {(method.name, seed): _metrics(plan, method.name, seed) for method in plan.methods for seed in plan.seeds}
     table = gather(plan, metrics)
     found = rows(plan, table)
-    where = {key: value for key, value in machine().items() if key not in ("system",)}
+    where = {**machine(), "cores": os.cpu_count()}  # not this stage's share of them
     contents = {"title": plan.title, "rows": found, "questions": answers(plan, table), "machine": where,
                 "training_seconds": training_seconds(work_dir, plan)}
     zero_shot = {title: _over_seeds([_read(path.format(seed=seed)) for seed in plan.seeds])
