@@ -127,9 +127,10 @@ class Shard:
                 self._layout = {name: _place(file[name]) for name in _DATASETS if name in file}
             self.size = path.stat().st_size
             self._check()
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except Exception as error:  # of a damaged file HDF5 complains in many ways, by TypeError for one
+            said = str(error).splitlines() or [type(error).__name__]
             reason = "is missing" if isinstance(error, FileNotFoundError) else \
-                f"is truncated or corrupt ({str(error).splitlines()[0][:120]})"
+                f"is truncated or corrupt ({said[0][:120]})"
             raise UserError(f"{path}: {reason}; delete it and run the stage again, which rebuilds only this shard") \
                 from error
         self._arrays: dict[str, np.ndarray] | None = None
