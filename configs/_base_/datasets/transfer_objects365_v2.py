@@ -16,25 +16,12 @@ val_ann=annotations/zhiyuan_objv2_val_objects365_v2.json
 from mmengine.config import read_base
 
 with read_base():
-    from .coco import *
-
-from mmengine.runner import TestLoop
+    from .transfer_objects365_v1 import *
 
 data_root = "data/objects365_v2"
 split = "objects365_v2"
 val_ann = "annotations/zhiyuan_objv2_val.json"
 val_prefix = ""
 
-test_pipeline = [  # no masks in these annotations
-    dict(type=LoadImageFromFile, color_type="color_ignore_orientation"),
-    dict(type=Resize, scale=(1333, 800), keep_ratio=True),
-    dict(type=LoadAnnotations, with_bbox=True),
-    dict(type=PackDetInputs, meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
-]
-train_dataloader = None
-test_dataloader["dataset"].update(
-    data_root=data_root, ann_file=val_ann, split=split, data_prefix=dict(img=val_prefix), pipeline=test_pipeline)
-test_evaluator.update(
-    data_root=data_root, ann_file=val_ann, split=split, metric="bbox", max_dets=300)
-test_cfg = dict(type=TestLoop)
-rcnn_test = dict(score_thr=0.003, max_per_img=300)
+test_dataloader["dataset"].update(data_root=data_root, ann_file=val_ann, split=split, data_prefix=dict(img=val_prefix))
+test_evaluator.update(data_root=data_root, ann_file=val_ann, split=split)
