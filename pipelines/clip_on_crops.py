@@ -97,6 +97,7 @@ def clip_on_crops(config: str | Path, *, objectness: bool = False, regions: str 
     from ovd.engine.config import load_config
     from ovd.engine.launch import choose_device, quiet
     from ovd.engine.marks import FLAG, marked, warn
+    from ovd.engine.preflight import check_pair
     from ovd.evaluation.average_precision import PROTOCOLS
     from ovd.evaluation.results import save_detections, save_metrics
     from ovd.evaluation.table import ap_table
@@ -125,7 +126,9 @@ def clip_on_crops(config: str | Path, *, objectness: bool = False, regions: str 
     source = (_embedded_now(config, options, data_root, device, allow_untrained) if fresh
               else _cached(cfg, regions, f"ovd embed-regions {config} --subset val"))
     with source as store:
-        _check_pair(head_file, head, store)
+        if store.kind != "regions":
+            raise UserError(f"{store.path}: a store of {store.kind} has no embeddings; make one with ovd embed-regions")
+        check_pair(head_file, head, store.path, store)
         records = [images.get_data_info(index) for index in range(len(images))]
         store.require_images(record["img_id"] for record in records)
         sources = marked([head_file, store.path, *([masks_from[1]] if masks_from else [])])
@@ -198,18 +201,6 @@ def _embedded_now(config: str | Path, options: Any, data_root: str | Path | None
     with tempfile.TemporaryDirectory(prefix="regions-") as folder:
         yield RegionStore(embed_regions(config, options=options, data_root=data_root, subset="val",
                                         out=Path(folder, "val"), device=device, allow_untrained=allow_untrained))
-
-
-def _check_pair(head_file: Path, head: "ClassHead", store: "RegionStore") -> None:
-    if store.kind != "regions":
-        raise UserError(f"{store.path}: a store of {store.kind} has no embeddings; make one with ovd embed-regions")
-    if head.dim != store.dim:
-        raise UserError(f"{head_file} has width {head.dim}, but {store.path} has width {store.dim}: make both with the "
-                        "same CLIP")
-    ours, theirs = head.stats.get("clip"), store.manifest.inputs.get("clip")
-    if ours and theirs and ours != theirs:
-        raise UserError(f"{head_file} and {store.path} were made with different CLIPs ({ours[:15]}, {theirs[:15]}): "
-                        "make both with the same")
 
 
 def _diagnoses(cfg: "Config") -> bool:

@@ -69,14 +69,22 @@ def check_inputs(inputs: list[Input]) -> None:
         if store.kind != "regions":
             raise UserError(f"{store_path}: a store of {store.kind} has no embeddings: {REMEDIES[kind]}")
         for head_path, head in heads.items():
-            width = head.weights.shape[-1]
-            if width != store.dim:
-                raise UserError(f"{head_path} has width {width}, but {store_path} has width {store.dim}: "
-                                f"make both with the same CLIP")
-            ours, theirs = head.stats.get("clip"), store.manifest.inputs.get("clip")
-            if ours and theirs and ours != theirs:
-                raise UserError(f"{head_path} and {store_path} were made with different CLIPs "
-                                f"({ours[:15]}, {theirs[:15]}): make both with the same")
+            check_pair(head_path, head, store_path, store)
+
+
+def check_pair(head_path: Path, head: ClassHead, store_path: Path, store: RegionStore) -> None:
+    """Refuse a class head and a region store of different widths, or of different CLIPs where both say theirs.
+
+    Raises:
+        UserError: naming both files.
+    """
+    if head.dim != store.dim:
+        raise UserError(f"{head_path} has width {head.dim}, but {store_path} has width {store.dim}: make both with the "
+                        "same CLIP")
+    ours, theirs = head.stats.get("clip"), store.manifest.inputs.get("clip")
+    if ours and theirs and ours != theirs:
+        raise UserError(f"{head_path} and {store_path} were made with different CLIPs ({ours[:15]}, {theirs[:15]}): "
+                        "make both with the same")
 
 
 def check_crops(cfg: Config, inputs: list[Input]) -> None:
