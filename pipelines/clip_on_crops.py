@@ -184,9 +184,9 @@ def _class_head(cfg: "Config", file: str | Path | None, classes: Sequence[str]) 
 @contextmanager
 def _cached(cfg: "Config", regions: str | Path | None, remedy: str) -> Iterator["RegionStore"]:
     from ovd.stores.shards import RegionStore
-    from pipelines.region_embeddings import region_store_of
+    from pipelines.region_settings import store_of
 
-    path = Path(regions) if regions else region_store_of(cfg, "val")
+    path = Path(regions) if regions else store_of(cfg, "val")
     if not path.exists():
         raise UserError(f"{path}: no region store of the evaluation images; make it with {remedy}, or pass --fresh")
     yield RegionStore(path)
@@ -227,7 +227,7 @@ def _labels_at_truth(cfg: "Config", records: list[dict], store: "RegionStore", h
     from ovd.clip.levels import Objects
     from ovd.clip.towers import load_clip
     from ovd.data.rgb import load_rgb
-    from pipelines.region_embeddings import Settings
+    from pipelines.region_settings import Settings
 
     settings = Settings.read(cfg.get("regions", {}), str(cfg.filename))
     clip = load_clip(settings.pretrained, model=settings.model, device=device, precision=settings.precision,

@@ -14,14 +14,13 @@ An interrupted run goes on where it was, and gives the same bytes as an uninterr
 import argparse
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovd.errors import UserError, nearest
+from ovd.errors import UserError
+from pipelines.region_settings import Settings, store_of, variable
 
 if TYPE_CHECKING:
-    from ovd.clip.crops import CropRecipe
     from ovd.clip.shard_job import RegionJob
     from ovd.stores.manifest import Manifest
     from ovd.stores.shards import StoreWriter
@@ -70,49 +69,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The ``regions`` section of a config.
-
-    Attributes:
-        pretrained, model, precision: See :func:`ovd.clip.towers.load_clip`.
-        recipe: See :class:`ovd.clip.crops.CropRecipe`; the default is ViLD's.
-        top_k: Proposals an image (ViLD: 300); None for all that are stored.
-        images_per_shard: Images in a unit of work.
-        masked_attention, upsample: Of the proposals' embeddings; see :class:`ovd.clip.levels.Objects`.
-    """
-
-    pretrained: str
-    recipe: "CropRecipe"
-    model: str | None = None
-    precision: str = "fp32"
-    top_k: int | None = 300
-    images_per_shard: int = 512
-    masked_attention: bool = False
-    upsample: int = 1
-
-    @classmethod
-    def read(cls, section: Mapping[str, Any], where: str, **options: str | None) -> "Settings":
-        """Check a config's section; ``options`` that are not None replace its values."""
-        from ovd.clip.crops import CropRecipe
-
-        values = {**section, **{key: value for key, value in options.items() if value is not None}}
-        _check_keys(values, cls, f"{where}: regions")
-        recipe = dict(values.pop("recipe", {}))
-        _check_keys(recipe, CropRecipe, f"{where}: regions.recipe")
-        if not values.get("pretrained"):
-            raise UserError(f"{where}: no CLIP is named; set regions.pretrained, or pass --pretrained")
-        settings = cls(recipe=CropRecipe(**recipe), **values)
-        if settings.upsample != 1 and not settings.masked_attention:
-            raise UserError(f"{where}: regions.upsample = {settings.upsample}: belongs to masked attention; set "
-                            "regions.masked_attention=True too")
-        for key in ("top_k", "images_per_shard", "upsample"):
-            value = getattr(settings, key)
-            if not (key == "top_k" and value is None) and (not isinstance(value, int) or value < 1):
-                raise UserError(f"{where}: regions.{key} = {value!r}: needs a whole number, 1 or more")
-        return settings
-
-
 def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = (),
                   data_root: str | Path | None = None, subset: str = "train", what: str = "objects",
                   proposals: str | Path | None = None, out: str | Path | None = None, pretrained: str | None = None,
@@ -150,12 +106,12 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
         if value is not None and value < least:
             raise UserError(f"{name} {value}: needs {least} or more")
     root = Path(cfg.get("data_root") or "")
-    ann_file = root / _variable(cfg, f"{subset}_ann")
-    store = Path(out) if out else _store_of(cfg, subset, what)
-    images = _images(ann_file, root / _variable(cfg, f"{subset}_prefix"))
+    ann_file = root / variable(cfg, f"{subset}_ann")
+    store = Path(out) if out else store_of(cfg, subset, what)
+    images = _images(ann_file, root / variable(cfg, f"{subset}_prefix"))
     inputs = {"annotations": fingerprint(ann_file)}
     if what == "objects":
-        proposals_path = Path(proposals) if proposals else root / _variable(cfg, f"proposal_store_{subset}")
+        proposals_path = Path(proposals) if proposals else root / variable(cfg, f"proposal_store_{subset}")
         require(proposals_path, kind="proposals")
         stored = RegionStore(proposals_path)
         stored.require_images(images)
@@ -198,33 +154,6 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
                              counts={"crops_per_region": level.crops_per_region})
     _report(store, manifest, writer, todo, embedded, seconds)
     return store
-
-
-def region_store_of(cfg: Any, subset: str) -> Path:
-    """The config's region store of ``train`` or ``val``; ``regions/val`` where it does not name one for the latter."""
-    name = _variable(cfg, "region_store") if subset == "train" else cfg.get("region_store_val", "regions/val")
-    return Path(cfg.get("data_root") or "", name)
-
-
-def _store_of(cfg: Any, subset: str, what: str) -> Path:
-    if what == "objects":
-        return region_store_of(cfg, subset)
-    variable = {"blocks": "block_store", "globals": "global_store"}[what]
-    name = _variable(cfg, variable) if subset == "train" else cfg.get(f"{variable}_val", f"{what}/val")
-    return Path(cfg.get("data_root") or "", name)
-
-
-def _check_keys(values: Mapping[str, Any], kind: type, where: str) -> None:
-    known = [field.name for field in fields(kind)]
-    for key in values:
-        if key not in known:
-            raise UserError(f"{where} has no key {key!r}{nearest(key, known)}")
-
-
-def _variable(cfg: Any, name: str) -> str:
-    if not isinstance(cfg.get(name), str):
-        raise UserError(f"{cfg.filename}: {name} is not set; it says where in data_root that is")
-    return cfg[name]
 
 
 def _images(ann_file: Path, folder: Path) -> dict:
