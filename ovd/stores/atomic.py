@@ -17,7 +17,8 @@ _ERRNO = re.compile(r"errno(?: =|) (\d+)", re.IGNORECASE)  # libraries in C tell
 _SPACE_LEFT = 1 << 20
 
 
-def _host() -> str:
+def host_name() -> str:
+    """This machine, in letters and digits."""
     return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
 
 
@@ -39,7 +40,8 @@ def _full(path: Path, error: BaseException) -> UserError:
     return UserError(f"{path}: cannot write, {what}; nothing was left behind, free some space and run again")
 
 
-def _refused(path: Path, error: OSError) -> UserError:
+def refusal(path: Path, error: OSError) -> UserError:
+    """What to tell the user when ``path`` could not be written."""
     if _is_disk_full(error, path.parent):
         return _full(path, error)
     reason = error.strerror or str(error)
@@ -66,12 +68,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     Raises: UserError that names ``path`` when the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{_host()}-{os.getpid()}-{os.urandom(3).hex()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{host_name()}-{os.getpid()}-{os.urandom(3).hex()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     except OSError as error:
-        raise _refused(path, error) from error
+        raise refusal(path, error) from error
     try:
         try:
             yield temporary
@@ -87,7 +89,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
                 os.close(descriptor)
             os.replace(temporary, path)
         except OSError as error:
-            raise _refused(path, error) from error
+            raise refusal(path, error) from error
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -104,8 +106,8 @@ def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
 def sweep(folder: str | os.PathLike) -> int:
     """Remove temporary files in ``folder`` of processes of this machine that are gone; returns how many."""
     removed = 0
-    for leftover in Path(folder).glob(f"{TEMPORARY}{_host()}-*"):
-        owner = leftover.name[len(TEMPORARY) + len(_host()) + 1:].split("-", 1)[0]
+    for leftover in Path(folder).glob(f"{TEMPORARY}{host_name()}-*"):
+        owner = leftover.name[len(TEMPORARY) + len(host_name()) + 1:].split("-", 1)[0]
         if owner.isdigit() and not _is_alive(int(owner)):
             with suppress(OSError):
                 leftover.unlink()

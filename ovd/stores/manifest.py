@@ -26,8 +26,10 @@ import numpy as np
 from ovd import __version__
 from ovd.errors import UserError
 from ovd.stores.atomic import TEMPORARY, atomic_write, sweep, write_bytes
+from ovd.stores.lock import PREFIX as LOCK
 
 SCHEMA = 1
+PASSING = (TEMPORARY, LOCK)  # a file whose name begins so is no part of an artefact
 
 _known: dict[tuple, str] = {}
 # A file that changed so recently could change again without a new time stamp: its fingerprint is not remembered.
@@ -194,7 +196,7 @@ def _files_of(artefact: Path) -> Iterator[tuple[str, Path]]:
         return
     for file in sorted(artefact.rglob("*")):
         name = file.relative_to(artefact).as_posix()
-        if file.is_file() and name != "manifest.json" and not file.name.startswith(TEMPORARY):
+        if file.is_file() and name != "manifest.json" and not file.name.startswith(PASSING):
             yield name, file
 
 
@@ -288,7 +290,7 @@ def current_or_remove(artefact: str | os.PathLike, stage: str, config: Mapping[s
     if not artefact.exists():  # a manifest alone is an interrupted publish
         return False
     begun = artefact.is_dir() and not Manifest.path(artefact).exists()
-    if begun and (is_store or all(file.name.startswith(TEMPORARY) for file in artefact.iterdir())):
+    if begun and (is_store or all(file.name.startswith(PASSING) for file in artefact.iterdir())):
         return False
     if overwrite:
         remove(artefact)

@@ -14,17 +14,18 @@ import json
 import operator
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ovd.errors import UserError
-from ovd.stores.atomic import TEMPORARY, atomic_write, sweep, write_bytes
+from ovd.stores.atomic import atomic_write, sweep, write_bytes
 from ovd.stores.layout import Regions, Shard, encode_shard, shard_name
-from ovd.stores.manifest import Manifest, canonical_json, fingerprint, fingerprint_json
+from ovd.stores.lock import StoreLock
+from ovd.stores.manifest import PASSING, Manifest, canonical_json, fingerprint, fingerprint_json
 
 __all__ = ["RegionStore", "Regions", "StoreWriter"]
 
@@ -58,6 +59,20 @@ class StoreWriter:
 
     def _file(self, shard: int) -> Path:
         return self.path / shard_name(shard, self.total_shards)
+
+    @contextmanager
+    def exclusive(self, part: tuple[int, int] | None = None) -> Iterator["StoreWriter"]:
+        """Hold the store for a run, of all shards or of the ``part`` (i, n); see :class:`ovd.stores.lock.StoreLock`.
+
+        For the run as a whole, which then asks what is :meth:`missing`: the processes that it starts write without.
+
+        Raises: UserError at once when another run holds it, or has begun the store anew since this writer was made.
+        """
+        with StoreLock(self.path, part):
+            if _read_plan(self.path) != self._plan:
+                raise UserError(f"{self.path}: another run has just begun this store with another configuration or "
+                                "inputs; choose another output path")
+            yield self
 
     def missing(self) -> list[int]:
         """The shards that are still to be written: absent, cut, or of another plan."""
@@ -176,7 +191,8 @@ class RegionStore:
                 "image_ids": _digest(ids), "config": fingerprint_json(config)}
         old = _read_plan(path)
         if old is not None and overwrite:
-            _remove_store(path)
+            with StoreLock(path):  # another run may be at work on it
+                _remove_store(path)
             old = None
         if old is None and _is_occupied(path):
             old = _read_plan(path)  # another process may have begun the store in between
@@ -277,7 +293,7 @@ def _sorted_ids(path: Path, image_ids: Iterable[int]) -> np.ndarray:
 
 
 def _is_occupied(path: Path) -> bool:
-    return path.exists() and (not path.is_dir() or any(not f.name.startswith(TEMPORARY) for f in path.iterdir()))
+    return path.exists() and (not path.is_dir() or any(not f.name.startswith(PASSING) for f in path.iterdir()))
 
 
 def _digest(ids: np.ndarray) -> str:
