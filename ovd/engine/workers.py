@@ -24,16 +24,16 @@ _done = None
 
 
 def run_tasks(start: Callable[..., Callable[[Task, Callable[[int], None]], Result]], arguments: tuple,
-              tasks: Sequence[Task], processes: int, total: int, unit: str, label: str,
-              quiet: bool = False) -> list[Result]:
+              tasks: Sequence[Task], processes: int, bar: tqdm,
+              finished: Callable[[Result], None] = lambda result: None) -> list[Result]:
     """Results of all ``tasks``, in their order.
 
     Args:
         start: called once in every process with ``arguments``; returns the function that does a task. That function
             gets a task and a callback to which it reports finished units.
         processes: 1 works in this process; with more, arguments, tasks and results must pickle.
-        total, unit, label: of the progress bar.
-        quiet: no bar.
+        bar: counts the units of these tasks.
+        finished: called with each result as it comes.
 
     Raises:
         UserError: raised by a task, or a process died; the tasks under way are given up.
@@ -41,25 +41,28 @@ def run_tasks(start: Callable[..., Callable[[Task, Callable[[int], None]], Resul
     processes = min(processes, len(tasks))
     if not tasks:
         return []
-    with tqdm(total=total, unit=unit, desc=label, disable=quiet, dynamic_ncols=True) as bar:
-        if processes <= 1:
-            work = start(*arguments)
-            return [work(task, bar.update) for task in tasks]
-        context = multiprocessing.get_context("spawn")
-        counter = context.Value("q", 0)
-        with _pool(processes, context, (counter, start, arguments)) as pool:
-            futures = [pool.submit(_run, task) for task in tasks]
-            pending = set(futures)
-            try:
-                while pending:
-                    finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-                    bar.update(counter.value - bar.n)
-                    for future in finished:
-                        future.result()
-            except BrokenProcessPool as error:
-                raise UserError("a worker process died: killed, or out of memory (try fewer --processes or a smaller "
-                                "--batch-size); run the same command again to go on where it was") from error
-            return [future.result() for future in futures]
+    if processes <= 1:
+        work, results = start(*arguments), []
+        for task in tasks:
+            results.append(work(task, bar.update))
+            finished(results[-1])
+        return results
+    context = multiprocessing.get_context("spawn")  # a fork would not survive the threads of torch, nor CUDA
+    counter = context.Value("q", 0)
+    before = bar.n
+    with _pool(processes, context, (counter, start, arguments)) as pool:
+        futures = [pool.submit(_run, task) for task in tasks]
+        pending = set(futures)
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+                bar.update(before + counter.value - bar.n)
+                for future in done:
+                    finished(future.result())
+        except BrokenProcessPool as error:
+            raise UserError("a worker process died: killed, or out of memory (try fewer --processes or a smaller "
+                            "--batch-size); run the same command again to go on where it was") from error
+        return [future.result() for future in futures]
 
 
 @contextmanager

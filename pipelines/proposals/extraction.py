@@ -115,8 +115,9 @@ def _extract_subset(subset: Subset, record: dict, shard_size: int, job: dict, pr
              for shard in missing[rank::world_size()]]
     _check_files(tasks, job["skip_bad_images"])
     threads = job["threads"] or (max(1, torch.get_num_threads() // processes) if processes > 1 else None)
-    run_tasks(start_extracting, (Job(**{**job, "threads": threads}, writer=writer),), tasks, processes,
-              sum(len(photos) for _, photos in tasks), " images", f"proposals of {subset.name}", quiet=not is_main())
+    with tqdm(total=sum(len(photos) for _, photos in tasks), desc=f"proposals of {subset.name}", unit=" images",
+              disable=not is_main(), dynamic_ncols=True) as bar:
+        run_tasks(start_extracting, (Job(**{**job, "threads": threads}, writer=writer),), tasks, processes, bar)
     if dist.is_initialized():
         dist.barrier()
     if is_main():

@@ -7,10 +7,15 @@ import sys
 import time
 
 import pytest
+from tqdm import tqdm
 
 from ovd.engine.lookahead import lookahead
 from ovd.engine.workers import run_tasks
 from ovd.errors import UserError
+
+
+def silent_bar():
+    return tqdm(disable=True)
 
 
 def start(offset):
@@ -26,23 +31,33 @@ def start(offset):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_come_in_the_order_of_the_tasks(processes):
-    assert run_tasks(start, (100,), list(range(7)), processes, 7, "task", "test", quiet=True) == list(range(100, 107))
+    assert run_tasks(start, (100,), list(range(7)), processes, silent_bar()) == list(range(100, 107))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_bar_counts_units_and_results_are_told_as_they_come(processes, capsys):
+    told = []
+    with tqdm(total=6, initial=2) as bar:
+        run_tasks(start, (100,), list(range(4)), processes, bar, told.append)
+        assert bar.n == 6
+    assert sorted(told) == [100, 101, 102, 103]
 
 
 def test_an_error_in_a_worker_is_raised_here():
     with pytest.raises(UserError, match="task failed"):
-        run_tasks(start, (0,), [1, "fail", 2], 2, 3, "task", "test", quiet=True)
+        run_tasks(start, (0,), [1, "fail", 2], 2, silent_bar())
 
 
 def test_a_worker_that_dies_is_reported():
     with pytest.raises(UserError, match="a worker process died"):
-        run_tasks(start, (0,), [1, "die", 2], 2, 3, "task", "test", quiet=True)
+        run_tasks(start, (0,), [1, "die", 2], 2, silent_bar())
 
 
 def test_workers_end_with_their_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text("""
 import os, sys, time
+from tqdm import tqdm
 from ovd.engine.workers import run_tasks
 def start():
     def work(task, done):
@@ -50,7 +65,7 @@ def start():
         time.sleep(60)
     return work
 if __name__ == "__main__":
-    run_tasks(start, (), [1, 2], 2, 2, "task", "test", quiet=True)
+    run_tasks(start, (), [1, 2], 2, tqdm(disable=True))
 """)
     parent = subprocess.Popen([sys.executable, script, tmp_path])
     deadline = time.monotonic() + 60
