@@ -95,7 +95,7 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     from ovd.engine.launch import choose_device
     from ovd.stores.manifest import current_or_remove, fingerprint, require
     from ovd.stores.shards import RegionStore
-    from pipelines.shard_pool import available_cores
+    from pipelines.region_engines.local import available_cores
 
     start = time.perf_counter()
     cfg = load_config(config, options, data_root)
@@ -169,7 +169,7 @@ def _embed(job: "RegionJob", clip: Any, todo: list[int], processes: int, start: 
     from tqdm import tqdm
 
     from ovd.data.images import check_image_file
-    from pipelines.shard_pool import embed_shards
+    from pipelines.region_engines.local import embed_shards
 
     image_ids = [image_id for shard in todo for image_id in job.writer.image_ids(shard)]
     problems, regions = [], 0

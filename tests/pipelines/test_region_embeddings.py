@@ -154,9 +154,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(world, root):
 
 
 def test_a_killed_process_of_the_pool_is_one_clear_error(world, monkeypatch):
-    from pipelines import shard_pool
+    from pipelines.region_engines import local
 
-    monkeypatch.setattr(shard_pool, "_embed", _die)
+    monkeypatch.setattr(local, "_embed", _die)
     with pytest.raises(UserError, match=r"was killed.*run the same command again"):
         embed(world, processes=2)
 

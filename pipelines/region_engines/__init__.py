@@ -1,0 +1,1 @@
+"""Engines that spread the shards of a region store over processes."""
