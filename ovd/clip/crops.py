@@ -65,13 +65,16 @@ class CropRecipe:
                 "min_size": float(self.min_size), "resize": "bicubic antialiased"}
 
 
+RgbImage = Image.Image | np.ndarray | Tensor  # RGB; arrays and tensors uint8 [H, W, 3]
+
+
 class Cropper(Protocol):
-    """Turns boxes of an image into CLIP's input; the seam behind which cropping can move to a device."""
+    """Turns boxes of an image into CLIP's input; the seam behind which cropping moves to a device."""
 
     recipe: CropRecipe
     side: int
 
-    def __call__(self, image: Image.Image, boxes_N4: np.ndarray) -> Tensor:
+    def __call__(self, image: RgbImage, boxes_N4: np.ndarray) -> Tensor:
         """Crops, uint8 ``[N, K, 3, S, S]``, of boxes xyxy in pixels of the RGB ``image`` (4 channels with a mask)."""
         ...
 
@@ -87,22 +90,39 @@ class PillowCropper:
     """
 
     def __init__(self, recipe: CropRecipe, side: int, mask: bool = False) -> None:
-        if mask and recipe.kind == "clip":
-            raise UserError("masked attention needs crops that hold all of the box: set the recipe's kind to "
-                            "'adaptive', 'square' or 'warp'")
+        check_mask(recipe, mask)
         self.recipe, self.side, self.mask = recipe, side, mask
 
-    def __call__(self, image: Image.Image, boxes_N4: np.ndarray) -> Tensor:
+    def __call__(self, image: RgbImage, boxes_N4: np.ndarray) -> Tensor:
+        image = as_pillow(image)
         windows_NK4 = crop_windows(boxes_N4, image.width, image.height, self.recipe)
+        views_NK4 = resized_views(windows_NK4, self.side, self.recipe.kind)
         num, scales = windows_NK4.shape[:2]
         side = self.side
         crops = np.empty((num * scales, side, side, 3 + self.mask), np.uint8)
-        shape = _warp if self.recipe.kind == "warp" else _short_side_then_centre
-        for crop, window in zip(crops, windows_NK4.reshape(-1, 4).tolist()):
-            crop[..., :3] = shape(image.crop(window), side)
+        for crop, window, view in zip(crops, windows_NK4.reshape(-1, 4).tolist(), views_NK4.reshape(-1, 4).tolist()):
+            crop[..., :3] = _resize(image.crop(window), *view, side)
         if self.mask:
             crops[..., 3] = foreground_masks(boxes_N4, windows_NK4, side).reshape(-1, side, side)
         return torch.from_numpy(crops).view(num, scales, *crops.shape[1:]).permute(0, 1, 4, 2, 3)
+
+
+def check_mask(recipe: CropRecipe, mask: bool) -> None:
+    """Refuse masks for crops that may not hold all of the box.
+
+    Raises:
+        UserError: ``mask`` with a recipe of kind ``clip``.
+    """
+    if mask and recipe.kind == "clip":
+        raise UserError("masked attention needs crops that hold all of the box: set the recipe's kind to "
+                        "'adaptive', 'square' or 'warp'")
+
+
+def as_pillow(image: RgbImage) -> Image.Image:
+    """The RGB image for Pillow; a tensor on a device is copied from it."""
+    if isinstance(image, Tensor):
+        image = image.cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image
 
 
 def crop_windows(boxes_N4: np.ndarray, width: int, height: int, recipe: CropRecipe) -> np.ndarray:
@@ -131,16 +151,32 @@ def crop_windows(boxes_N4: np.ndarray, width: int, height: int, recipe: CropReci
     return np.concatenate([low, high], axis=2).reshape(len(boxes), len(recipe.scales), 4).astype(np.int64)
 
 
+def resized_views(windows_NK4: np.ndarray, side: int, kind: str) -> np.ndarray:
+    """What becomes of windows: int64 ``[N, K, 4]``, width and height of the resized window, and in its pixels the left
+    and top edge of the ``side`` x ``side`` part of it that is the crop."""
+    sizes_NK2 = windows_NK4[..., 2:] - windows_NK4[..., :2]
+    if kind == "warp":
+        resized_NK2 = np.full_like(sizes_NK2, side)
+    else:  # as CLIP's preprocessing: the short side is resized to side, the centre is kept
+        resized_NK2 = (side * sizes_NK2 / sizes_NK2.min(axis=2, keepdims=True)).astype(np.int64)
+    return np.concatenate([resized_NK2, np.rint((resized_NK2 - side) / 2).astype(np.int64)], axis=2)
+
+
 def foreground_masks(boxes_N4: np.ndarray, windows_NK4: np.ndarray, side: int) -> np.ndarray:
     """Where the box is in its windows, once these are resized to ``side`` x ``side``: bool ``[N, K, side, side]``.
 
     A pixel belongs to the box if its centre lies in it.
     """
+    cols_NKS, rows_NKS = np.moveaxis(foreground_spans(boxes_N4, windows_NK4, side), 2, 0)
+    return rows_NKS[..., :, None] & cols_NKS[..., None, :]
+
+
+def foreground_spans(boxes_N4: np.ndarray, windows_NK4: np.ndarray, side: int) -> np.ndarray:
+    """The columns, then the rows of :func:`foreground_masks` that the box takes up: bool ``[N, K, 2, side]``."""
     boxes = np.asarray(boxes_N4, np.float64).reshape(-1, 1, 2, 2, 1)  # box, scale, corner, axis, pixel
     low, high = np.moveaxis(windows_NK4.reshape(*windows_NK4.shape[:2], 2, 2, 1).astype(np.float64), 2, 0)
     centres = low + (np.arange(side) + 0.5) * (high - low) / side  # box, scale, axis, pixel
-    inside = (centres >= boxes[:, :, 0]) & (centres < boxes[:, :, 1])
-    return inside[:, :, 1, :, None] & inside[:, :, 0, None, :]
+    return (centres >= boxes[:, :, 0]) & (centres < boxes[:, :, 1])
 
 
 def check_boxes(boxes_N4: np.ndarray, width: int, height: int, min_size: float = 0.0) -> np.ndarray:
@@ -170,18 +206,8 @@ def _refuse(boxes_N4: np.ndarray, fault: np.ndarray, what: str) -> None:
         raise UserError(f"box number {index + 1} of {len(fault)} ({corners}) {what}")
 
 
-def _short_side_then_centre(crop: Image.Image, side: int) -> np.ndarray:
-    width, height = crop.size
-    if width <= height:
-        new_width, new_height = side, int(side * height / width)
-    else:
-        new_width, new_height = int(side * width / height), side
-    left, top = round((new_width - side) / 2), round((new_height - side) / 2)
-    if max(new_width, new_height) > _LONG * side:
-        return resize_window(np.asarray(crop), new_width, new_height, left, top, side)
-    resized = crop.resize((new_width, new_height), Image.Resampling.BICUBIC)
+def _resize(crop: Image.Image, width: int, height: int, left: int, top: int, side: int) -> np.ndarray:
+    if max(width, height) > _LONG * side:
+        return resize_window(np.asarray(crop), width, height, left, top, side)
+    resized = crop.resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(resized.crop((left, top, left + side, top + side)))
-
-
-def _warp(crop: Image.Image, side: int) -> np.ndarray:
-    return np.asarray(crop.resize((side, side), Image.Resampling.BICUBIC))
