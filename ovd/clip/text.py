@@ -1,5 +1,6 @@
 """Class embeddings: CLIP's text tower over the prompts of every class, averaged to one row, as a class head."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ovd.clip.towers import ClipModel
 from ovd.stores.class_heads import ClassHead
-from ovd.vocabulary.prompts import PromptStyle, class_texts
+from ovd.vocabulary.prompts import PromptStyle, class_texts, prompts
 
 
 def class_embeddings(clip: ClipModel, names: Sequence[str], style: PromptStyle, *,
@@ -16,7 +17,9 @@ def class_embeddings(clip: ClipModel, names: Sequence[str], style: PromptStyle, 
                      progress: Callable[[int], None] = lambda texts: None) -> ClassHead:
     """A class head of one row a class: the mean over its prompts (and synonyms), as the style says.
 
-    A class's row does not depend on the other classes, to the bit: every class is a batch of its own.
+    A class's row does not depend on the other classes, to the bit: the texts of a word (the name, or a synonym) are
+    computed by themselves, and what they share with those of other words depends on the style only. Words that give the
+    same texts are computed once.
 
     Args:
         names: Class names, distinct.
@@ -33,9 +36,17 @@ def class_embeddings(clip: ClipModel, names: Sequence[str], style: PromptStyle, 
     """
     rows = []
     texts = class_texts(names, style, synonyms)
+    encode = clip.text_encoder(shared=prompts("", style))
+    uses = Counter(words for class_prompts in texts for words in _by_word(class_prompts, style))
+    known: dict[tuple[str, ...], Tensor] = {}
     for class_prompts in texts:
-        raw_TD = clip.encode_text(class_prompts)
-        rows.append(average(raw_TD, style.normalize_texts, style.normalize_mean))
+        found = []
+        for words in _by_word(class_prompts, style):
+            raw_TD = known[words] if words in known else encode(list(words))
+            if uses[words] > 1:
+                known[words] = raw_TD
+            found.append(raw_TD)
+        rows.append(average(torch.cat(found), style.normalize_texts, style.normalize_mean))
         progress(len(class_prompts))
     provenance = [{"text": name, "prompts": len(class_prompts)} for name, class_prompts in zip(names, texts)]
     for name, origin in zip(names, provenance):
@@ -45,6 +56,12 @@ def class_embeddings(clip: ClipModel, names: Sequence[str], style: PromptStyle, 
     return ClassHead(tuple(names), torch.stack(rows)[:, None], bias, scale=clip.logit_scale,
                      norm="cosine" if style.normalize_mean else "linear", provenance=tuple(provenance),
                      stats={"clip": clip.fingerprint, **({} if bias is None else {"scores": "sigmoid"})})
+
+
+def _by_word(texts: list[str], style: PromptStyle) -> list[tuple[str, ...]]:
+    """The texts of a class, those of each of its words together."""
+    size = len(style.templates)
+    return [tuple(texts[first:first + size]) for first in range(0, len(texts), size)]
 
 
 def average(raw_TD: Tensor, normalize_texts: bool = True, normalize_mean: bool = True) -> Tensor:

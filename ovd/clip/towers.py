@@ -4,6 +4,7 @@ import hashlib
 import json
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from open_clip.model import CLIP
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ovd.clip.text_tower import TextEncoder
 from ovd.clip.tokenizer import RemappedTokenizer
 from ovd.errors import UserError, nearest
 
@@ -85,14 +87,13 @@ class ClipModel:
         """The kind of :class:`ovd.clip.crops.CropRecipe` that is the model's own preprocessing."""
         return "warp" if self.resize_mode == "squash" else "clip"
 
-    @torch.inference_mode()
-    def encode_text(self, texts: list[str], batch_size: int = 256) -> Tensor:
+    def text_encoder(self, shared: Sequence[str] = ()) -> TextEncoder:
+        """What embeds many lists of texts, whose beginnings are often those of the texts ``shared``."""
+        return TextEncoder(self.model, self.tokenizer, self.device, shared)
+
+    def encode_text(self, texts: list[str]) -> Tensor:
         """Raw (not normalised) text embeddings, float32 ``[N, D]`` on the CPU."""
-        parts = [
-            self.model.encode_text(self.tokenizer(texts[i:i + batch_size]).to(self.device), normalize=False)
-            .float().cpu() for i in range(0, len(texts), batch_size)
-        ]
-        return torch.cat(parts) if parts else torch.zeros(0, self.embed_dim)
+        return self.text_encoder()(texts) if texts else torch.zeros(0, self.embed_dim)
 
     @torch.inference_mode()
     def encode_image(self, pixels: Tensor) -> Tensor:

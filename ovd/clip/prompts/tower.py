@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ovd.clip.text_tower import end_positions, project, reads_at_end, text_module
 from ovd.clip.tokenizer import RemappedTokenizer
 from ovd.clip.towers import ClipModel
 from ovd.errors import UserError
@@ -63,8 +64,7 @@ class PromptTower:
     """
 
     def __init__(self, clip: ClipModel, chunk: int = 256) -> None:
-        model = clip.model
-        self.text = getattr(model, "text", model)
+        self.text = text_module(clip.model)
         _check(clip.name, self.text, clip.tokenizer)
         if clip.dtype != torch.float32:
             raise UserError(f"{clip.name}: prompts are learned in fp32, the CLIP was loaded in {clip.dtype}")
@@ -160,11 +160,7 @@ class PromptTower:
         x_CLW = embedded_CLW.index_put((rows_C1, slots_CK), context_CKW) + text.positional_embedding[:length]
         # tokens after end-of-text change nothing before it, so the sentences are cut to the longest
         x_CLW = text.transformer(x_CLW, attn_mask=text.attn_mask[:length, :length])
-        x_CW = text.ln_final(x_CLW)[rows_C1[:, 0], ends_C]
-        projection = text.text_projection
-        if projection is None:
-            return x_CW
-        return projection(x_CW) if isinstance(projection, nn.Linear) else x_CW @ projection
+        return project(text, x_CLW[rows_C1[:, 0], ends_C])
 
 
 def _check(name: str, text: nn.Module, tokenizer: object) -> None:
@@ -173,9 +169,6 @@ def _check(name: str, text: nn.Module, tokenizer: object) -> None:
         raise UserError(f"{name}: its text tower ({type(text).__name__}) has no place for learned vectors; {remedy}")
     if not isinstance(tokenizer, open_clip.SimpleTokenizer | RemappedTokenizer):
         raise UserError(f"{name}: its tokenizer ({type(tokenizer).__name__}) is not CLIP's BPE; {remedy}")
-    pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
-    eos = getattr(text, "text_eos_id", None) or getattr(text, "eos_id", None)
-    pooled_at_end = pool == "argmax" or (pool == "eos" and eos == tokenizer([""])[0, 1].item())
-    if text.attn_mask is None or not pooled_at_end or getattr(text, "cls_emb", None) is not None:
+    if not reads_at_end(text) or end_positions(text, tokenizer([""])).item() != 1:
         raise UserError(f"{name}: its text tower is not causal, or is not pooled at end-of-text (as SigLIP's and "
                         f"CoCa's); {remedy}")
