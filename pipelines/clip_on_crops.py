@@ -230,7 +230,8 @@ def _labels_at_truth(cfg: "Config", records: list[dict], store: "RegionStore", h
     from pipelines.region_settings import Settings
 
     settings = Settings.read(cfg.get("regions", {}), str(cfg.filename))
-    clip = load_clip(settings.pretrained, model=settings.model, device=device, precision=settings.precision,
+    clip = load_clip(settings.pretrained, model=settings.model, device=device,
+                     precision=settings.precision_on(device),
                      allow_untrained=bool(store.manifest.flags.get("untrained")))
     level = Objects(store, settings.recipe, None, settings.masked_attention, settings.upsample)
     ours, theirs = ({key: config[key] for key in ("recipe", "masked_attention", "upsample") if key in config}

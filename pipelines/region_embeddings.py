@@ -18,15 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovd.errors import UserError
-from pipelines.region_settings import Settings, store_of, variable
+from pipelines.region_settings import PRECISIONS, ROWS, Settings, store_of, variable
 
 if TYPE_CHECKING:
     from ovd.clip.shard_job import RegionJob
     from ovd.stores.manifest import Manifest
     from ovd.stores.shards import StoreWriter
+    from pipelines.region_engines.bar import CropsBar
 
 STAGE = "embed-regions"
 MAX_PROCESSES = 8  # by default; each has a CLIP of its own in memory
+MAX_READERS = 16
+COMPILE_FROM = 10_000_000  # crops: compiling takes about a minute
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,17 +46,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretrained", help="CLIP: shapes, ViT-B/32, RN50, an open_clip NAME:TAG, a weights file, or "
                         "untrained:NAME (default: the config's regions.pretrained)")
     parser.add_argument("--model", help="architecture of a weights file that does not say it, such as ViT-B-32")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"),
-                        help="of the image tower (default: the config's regions.precision, else fp32)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the image tower (default: the config's "
+                        "regions.precision, else auto: fp16 on a GPU, fp32 on a processor)")
+    parser.add_argument("--rows", choices=ROWS, help="how embeddings are stored: int8 takes half the space (default: "
+                        "the config's regions.rows, else float16)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
                         help="where to encode (default: a GPU where there is one)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="crops in a forward pass (default: 512 on a GPU, "
+    parser.add_argument("--batch-size", type=int, metavar="N", help="crops in a forward pass (default: 1024 on a GPU, "
                         "32 on a processor)")
+    parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="run the image tower through "
+                        "torch.compile (default: auto: on a GPU, for ten million crops and more)")
     parser.add_argument("--processes", type=int, metavar="N", help="processes that each embed shards of their own "
                         "(default: 1 on a GPU, one a core on a processor, at most "
                         f"{MAX_PROCESSES} and one a shard)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that crop for each of them (default: the "
-                        "cores on a GPU, 0 on a processor: crop where it encodes)")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads of each that decode images ahead (default: "
+                        f"the cores on a GPU, at most {MAX_READERS}; 0 on a processor: decode where it encodes)")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="an image that cannot be read: "
                         "stop, or store it without regions and say so in the manifest (default: stop)")
     parser.add_argument("--allow-untrained", action="store_true", help="permit random weights; the store is marked")
@@ -72,9 +79,10 @@ def run(args: argparse.Namespace) -> int:
 def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = (),
                   data_root: str | Path | None = None, subset: str = "train", what: str = "objects",
                   proposals: str | Path | None = None, out: str | Path | None = None, pretrained: str | None = None,
-                  model: str | None = None, precision: str | None = None, device: str = "auto",
-                  batch_size: int | None = None, processes: int | None = None, workers: int | None = None,
-                  on_error: str = "stop", allow_untrained: bool = False, overwrite: bool = False) -> Path:
+                  model: str | None = None, precision: str | None = None, rows: str | None = None,
+                  device: str = "auto", batch_size: int | None = None, compile: str = "auto",
+                  processes: int | None = None, workers: int | None = None, on_error: str = "stop",
+                  allow_untrained: bool = False, overwrite: bool = False) -> Path:
     """Embed the images of a subset, as the config says.
 
     Args:
@@ -93,14 +101,16 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     from ovd.clip.towers import load_clip
     from ovd.engine.config import load_config
     from ovd.engine.launch import choose_device
+    from ovd.engine.workers import available_cores
     from ovd.stores.manifest import current_or_remove, fingerprint, require
     from ovd.stores.shards import RegionStore
-    from pipelines.region_engines.local import available_cores
+    from pipelines.region_engines.bar import CropsBar
+    from pipelines.region_engines.local import embed_shards
 
     start = time.perf_counter()
     cfg = load_config(config, options, data_root)
     settings = Settings.read(cfg.get("regions", {}), str(config), pretrained=pretrained, model=model,
-                             precision=precision)
+                             precision=precision, rows=rows)
     for name, value, least in (("--batch-size", batch_size, 1), ("--processes", processes, 1),
                                ("--workers", workers, 0)):
         if value is not None and value < least:
@@ -120,8 +130,9 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
         raise UserError(f"--proposals {proposals}: {what} are not made from proposals; leave it out, or --what {what}")
 
     torch_device = choose_device(device)
+    on_gpu, precision = torch_device.type == "cuda", settings.precision_on(torch_device)
     clip_source = {"pretrained": settings.pretrained, "model": settings.model, "device": torch_device,
-                   "precision": settings.precision, "allow_untrained": allow_untrained}
+                   "precision": precision, "allow_untrained": allow_untrained}
     clip = load_clip(**clip_source)
     if what == "objects" and settings.recipe.kind in ("clip", "warp") and settings.recipe.kind != clip.own_crop:
         print(f"note: {clip.name} was trained on images that were resized as in regions.recipe.kind='{clip.own_crop}'; "
@@ -131,28 +142,34 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     else:
         level = Blocks(clip.image_size) if what == "blocks" else Globals(WholeImageTower(clip).least)
     level.encoder(clip, batch_size)  # so that what it refuses is refused before there is a store
+    stored_as = {} if settings.rows == "float16" else {"rows": settings.rows}
     record = {
-        "config": {**level.config(), "precision": settings.precision, "images_per_shard": settings.images_per_shard},
+        "config": {**level.config(), "precision": precision, "images_per_shard": settings.images_per_shard,
+                   **stored_as},
         "inputs": {"clip": clip.fingerprint, **inputs},
     }
     if current_or_remove(store, STAGE, **record, overwrite=overwrite):
         print(f"{store} is up to date")
         return store
     writer = RegionStore.create(store, "regions", images, settings.images_per_shard, clip.embed_dim,
-                                overwrite=overwrite, config=record)
-    on_gpu, cores = torch_device.type == "cuda", available_cores()
-    job = RegionJob(writer, images, level, clip_source, batch_size,
-                    workers=workers if workers is not None else cores if on_gpu else 0,
-                    skip_bad_images=on_error == "skip")
+                                overwrite=overwrite, config=record, **stored_as)
+    cores = available_cores()
+    many = on_gpu and len(images) * (settings.top_k or 300) * level.crops_per_region >= COMPILE_FROM
+    job = RegionJob(writer, images, level, clip_source, batch_size, skip_bad_images=on_error == "skip",
+                    readers=workers if workers is not None else min(cores, MAX_READERS) if on_gpu else 0,
+                    compiled=compile == "on" or (compile == "auto" and many))
     # not by the shards that are missing: threads, and with them the last bits, must be those of the first run
     processes = processes or (1 if on_gpu else min(cores, MAX_PROCESSES, writer.total_shards))
-    todo = writer.missing()
-    embedded = _embed(job, clip, todo, processes, start)
-    seconds = time.perf_counter() - start
-    manifest = writer.finish(STAGE, **record, flags={"untrained": True} if clip.untrained else {},
-                             skipped=_skipped(job), wall_seconds=round(seconds, 1),
-                             counts={"crops_per_region": level.crops_per_region})
-    _report(store, manifest, writer, todo, embedded, seconds)
+    with writer.exclusive():
+        todo = writer.missing()
+        crops = _check_images(job, todo)
+        with CropsBar(total=crops, encoders=min(processes, max(1, len(todo)))) as bar:
+            embed_shards(job, clip, todo, processes, bar)
+        seconds = time.perf_counter() - start
+        manifest = writer.finish(STAGE, **record, flags={"untrained": True} if clip.untrained else {},
+                                 skipped=_skipped(job), wall_seconds=round(seconds, 1),
+                                 counts={"crops_per_region": level.crops_per_region})
+    _report(store, manifest, writer, todo, bar)
     return store
 
 
@@ -164,14 +181,13 @@ def _images(ann_file: Path, folder: Path) -> dict:
     return {record.id: ImageFile(image_path(record, folder), record.width, record.height) for record in records}
 
 
-def _embed(job: "RegionJob", clip: Any, todo: list[int], processes: int, start: float) -> int:
-    """Embed the shards ``todo`` after a look at all that they read; returns the number of regions."""
+def _check_images(job: "RegionJob", shards: list[int]) -> int:
+    """Look at all that ``shards`` are made from before work is spent on the first; returns the number of crops."""
     from tqdm import tqdm
 
     from ovd.data.images import check_image_file
-    from pipelines.region_engines.local import embed_shards
 
-    image_ids = [image_id for shard in todo for image_id in job.writer.image_ids(shard)]
+    image_ids = [image_id for shard in shards for image_id in job.writer.image_ids(shard)]
     problems, regions = [], 0
     for image_id in tqdm(image_ids, desc="checking images", unit=" images", leave=False):
         file = job.images[image_id]
@@ -182,9 +198,7 @@ def _embed(job: "RegionJob", clip: Any, todo: list[int], processes: int, start: 
             problems.append(str(error))
     if problems and not job.skip_bad_images:
         raise UserError(problems[0] + (f" (so are {len(problems) - 1} more images)" if problems[1:] else ""))
-    with tqdm(total=regions, desc="embedding", unit=" regions", smoothing=0.1) as bar:
-        embed_shards(job, clip, todo, processes, bar)
-    return regions
+    return regions * job.level.crops_per_region
 
 
 def _skipped(job: "RegionJob") -> list[dict]:
@@ -208,14 +222,14 @@ def _skipped(job: "RegionJob") -> list[dict]:
     return skipped
 
 
-def _report(store: Path, manifest: "Manifest", writer: "StoreWriter", todo: list[int], embedded: int,
-            seconds: float) -> None:
+def _report(store: Path, manifest: "Manifest", writer: "StoreWriter", todo: list[int], bar: "CropsBar") -> None:
     size = sum(entry["size"] for entry in manifest.files.values())
-    crops = embedded * manifest.counts["crops_per_region"]
     print(f"{store}: {manifest.counts['regions']:,} regions of {manifest.counts['images']:,} images, "
           f"{size / 1e6:.1f} MB in {writer.total_shards} shards")
     before = f", {writer.total_shards - len(todo)} shards were there before" if len(todo) < writer.total_shards else ""
-    print(f"embedded {embedded:,} regions in {seconds:.0f} s: {crops / max(seconds, 1e-3):,.0f} crops a second{before}")
+    seconds = bar.format_dict["elapsed"]
+    print(f"embedded {bar.work.crops:,} crops in {seconds:.0f} s: {bar.work.crops / max(seconds, 1e-3):,.0f} a second, "
+          f"{bar.share:.0%} of the bare encoder's throughput{before}")
     if manifest.flags.get("untrained"):
         print("these embeddings mean nothing: the CLIP is untrained (the store is marked)")
     for entry in manifest.skipped[:5]:

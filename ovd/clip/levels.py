@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ovd.clip.blocks import block_boxes
-from ovd.clip.crops import CropRecipe, PillowCropper, check_boxes
+from ovd.clip.crops import CropRecipe, RgbImage, check_boxes
+from ovd.clip.device_crops import DeviceCropper
 from ovd.clip.masked_attention import MaskedTower, WholeImageTower
 from ovd.clip.regions import RegionEncoder
 from ovd.clip.towers import ClipModel
@@ -41,8 +41,8 @@ class Level(Protocol):
         """Boxes ``[n, 4]`` xyxy in pixels and scores ``[n]`` of an image."""
         ...
 
-    def encoder(self, clip: ClipModel, batch_size: int | None) -> RegionEncoder:
-        """What embeds them."""
+    def encoder(self, clip: ClipModel, batch_size: int | None = None, compiled: bool = False) -> RegionEncoder:
+        """What embeds them; see :class:`ovd.clip.regions.RegionEncoder`."""
         ...
 
 
@@ -86,11 +86,12 @@ class Objects:
                             "of this annotation file?") from None
         return boxes[keep], scores[keep]
 
-    def encoder(self, clip: ClipModel, batch_size: int | None) -> RegionEncoder:
+    def encoder(self, clip: ClipModel, batch_size: int | None = None, compiled: bool = False) -> RegionEncoder:
         if not self.masked_attention:
-            return RegionEncoder(clip, self.recipe, batch_size)
+            return RegionEncoder(clip, self.recipe, batch_size, compiled=compiled)
         tower = MaskedTower(clip, self.upsample)
-        return RegionEncoder(clip, self.recipe, batch_size, PillowCropper(self.recipe, tower.side, mask=True), tower)
+        cropper = DeviceCropper(self.recipe, tower.side, clip.device, mask=True)
+        return RegionEncoder(clip, self.recipe, batch_size, cropper, tower, compiled)
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ class Blocks:
         boxes = block_boxes(file.width, file.height, self.side)
         return boxes, np.ones(len(boxes), np.float32)
 
-    def encoder(self, clip: ClipModel, batch_size: int | None) -> RegionEncoder:
-        return RegionEncoder(clip, CropRecipe("warp", (1.0,), "nearest"), batch_size)
+    def encoder(self, clip: ClipModel, batch_size: int | None = None, compiled: bool = False) -> RegionEncoder:
+        return RegionEncoder(clip, CropRecipe("warp", (1.0,), "nearest"), batch_size, compiled=compiled)
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,8 @@ class Globals:
                             f"pixels: leave image {image_id} out of the annotations")
         return np.array([[0, 0, file.width, file.height]], np.float32), np.ones(1, np.float32)
 
-    def encoder(self, clip: ClipModel, batch_size: int | None) -> RegionEncoder:
-        recipe = CropRecipe("warp", (1.0,), "nearest")
+    def encoder(self, clip: ClipModel, batch_size: int | None = None, compiled: bool = False) -> RegionEncoder:
+        recipe = CropRecipe("warp", (1.0,), "nearest")  # images of many sizes: one at a time, and nothing to compile
         return RegionEncoder(clip, recipe, 1, _WholeImage(recipe, clip.image_size), WholeImageTower(clip))
 
 
@@ -147,5 +148,5 @@ class _WholeImage:
     recipe: CropRecipe
     side: int
 
-    def __call__(self, image: Image.Image, boxes_N4: np.ndarray) -> Tensor:
+    def __call__(self, image: RgbImage, boxes_N4: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, None]

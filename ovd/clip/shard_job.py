@@ -1,24 +1,27 @@
 """The work on one shard of a region store: read its images, crop their regions, encode, write.
 
-A shard is the unit of work, so processes, ranks and machines all do the same: build a :class:`ShardEmbedder` and
-give it shards.
+A shard is the unit of work, so threads, processes, ranks and machines all do the same: build a :class:`ShardEmbedder`
+and give it shards.
 """
 
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from ovd.clip.crops import Cropper
 from ovd.clip.levels import Level
+from ovd.clip.throughput import Work
 from ovd.clip.towers import ClipModel, load_clip
 from ovd.data.rgb import load_rgb
+from ovd.engine.lookahead import lookahead
 from ovd.errors import UserError
 from ovd.stores.shards import Regions, StoreWriter
+
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class RegionJob:
         level: Which boxes of an image are embedded, and how.
         clip: Arguments of :func:`ovd.clip.towers.load_clip`.
         batch_size: Crops in a forward pass; None for the encoder's default.
-        workers: Processes that crop for one encoder; 0 to crop where it encodes.
+        readers: Threads that decode images ahead of one encoder; 0 to decode where it encodes.
+        compiled: Run the image tower through ``torch.compile``.
         skip_bad_images: Store an image that cannot be read as one without regions, instead of stopping.
     """
 
@@ -49,22 +53,38 @@ class RegionJob:
     level: Level
     clip: dict
     batch_size: int | None = None
-    workers: int = 0
+    readers: int = 0
+    compiled: bool = False
     skip_bad_images: bool = False
 
 
-@dataclass(eq=False)
-class _Cropped:
-    """The chosen regions of an image and their crops; ``problem`` says why there are none."""
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A shard that is ready to be written."""
 
+    shard: int
+    regions: dict[int, Regions]
+    work: Work
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """The regions of an image that are to be embedded, and its pixels, uint8 ``[H, W, 3]``, once it is decoded.
+
+    ``problem`` says why it could not be.
+    """
+
+    image_id: int
     boxes: np.ndarray
     scores: np.ndarray
-    crops: Tensor
+    pixels: Tensor | None = None
     problem: str | None = None
 
 
 class ShardEmbedder:
-    """Embeds shards of one job, one after the other.
+    """Embeds shards of one job.
+
+    May be called by several threads: one embeds, while others write what they embedded.
 
     Args:
         clip: Already loaded; None loads what the job names.
@@ -72,57 +92,58 @@ class ShardEmbedder:
 
     def __init__(self, job: RegionJob, clip: ClipModel | None = None) -> None:
         self.job = job
-        self.encoder = job.level.encoder(clip or load_clip(**job.clip), job.batch_size)
+        self.encoder = job.level.encoder(clip or load_clip(**job.clip), job.batch_size, job.compiled)
+        self._encoding = threading.Lock()
 
-    def __call__(self, shard: int, progress: Callable[[int], None] = lambda regions: None) -> None:
-        """Embed and write one shard.
+    def __call__(self, shard: int, progress: Progress = lambda crops: None) -> Work:
+        """Embed one shard and write it; returns when it is on disk.
 
         The same shard gives the same bytes, whatever was done before: batches do not reach across shards.
 
         Args:
-            progress: Called after each image with the number of its regions.
+            progress: Called after each image with the number of its crops.
 
         Raises:
             UserError: An image that cannot be read (unless those are skipped), embeddings that mean nothing.
         """
-        job, chosen = self.job, {}
-        image_ids = job.writer.image_ids(shard)
+        embedded = self.embed(shard, progress)
+        self.write(embedded)
+        return embedded.work
+
+    def embed(self, shard: int, progress: Progress = lambda crops: None) -> Embedded:
+        """The first half of a call: the shard's content."""
+        job, found = self.job, []
 
         def crops() -> Iterator[Tensor]:
-            loader = DataLoader(_Crops(job, image_ids, self.encoder.cropper), batch_size=None, collate_fn=_as_it_is,
-                                num_workers=job.workers)
-            for image_id, cropped in zip(image_ids, loader):
-                if cropped.problem and not job.skip_bad_images:
-                    raise UserError(cropped.problem)
-                chosen[image_id] = cropped.boxes, cropped.scores
-                yield cropped.crops
-                progress(len(cropped.boxes))
+            chosen = (_Chosen(image_id, *job.level.choose(image_id, job.images[image_id]))
+                      for image_id in job.writer.image_ids(shard))  # in this thread: stores are not read by several
+            for image in lookahead(self._decode, chosen, job.readers, ahead=2 * job.readers):
+                if image.problem and not job.skip_bad_images:
+                    raise UserError(image.problem)
+                found.append(replace(image, pixels=None))
+                if image.pixels is not None and len(image.boxes):
+                    yield self.encoder.crop(image.pixels, image.boxes)
+                progress(len(image.boxes) * job.level.crops_per_region)
 
-        embeddings = self.encoder.encode(crops())
-        job.writer.write(shard, {image_id: Regions(boxes, scores, rows)
-                                 for (image_id, (boxes, scores)), rows in zip(chosen.items(), embeddings)})
+        with self._encoding:
+            rows = iter(self.encoder.encode(crops()))
+            work = self.encoder.clock.read()
+        nothing = np.zeros((0, self.encoder.clip.embed_dim), np.float16)
+        return Embedded(shard, {image.image_id: Regions(image.boxes, image.scores,
+                                                        next(rows) if len(image.boxes) else nothing)
+                                for image in found}, work)
 
+    def write(self, embedded: Embedded) -> None:
+        """The second half of a call: to disk."""
+        self.job.writer.write(embedded.shard, embedded.regions)
 
-class _Crops(Dataset):
-    """Crops of the images of a shard, in its order. A bad image is handed over as such: errors lose their type here."""
-
-    def __init__(self, job: RegionJob, image_ids: list[int], cropper: Cropper) -> None:
-        self.job, self.image_ids, self.cropper = job, image_ids, cropper
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    def __getitem__(self, index: int) -> _Cropped:
-        image_id = self.image_ids[index]
-        file = self.job.images[image_id]
-        boxes, scores = self.job.level.choose(image_id, file)
+    def _decode(self, image: _Chosen) -> _Chosen:
+        """A bad image is handed over as such, so that it is met in its turn."""
+        file = self.job.images[image.image_id]
         try:
-            crops = self.cropper(load_rgb(file.path, file.width, file.height), boxes)
+            pixels = torch.from_numpy(np.array(load_rgb(file.path, file.width, file.height)))
         except UserError as error:
-            nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), torch.zeros(0, dtype=torch.uint8)
-            return _Cropped(*nothing, str(error))
-        return _Cropped(boxes, scores, crops)
-
-
-def _as_it_is(item: _Cropped) -> _Cropped:
-    return item
+            nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+            return _Chosen(image.image_id, *nothing, problem=str(error))
+        on_gpu = self.encoder.clip.device.type == "cuda"
+        return replace(image, pixels=pixels.pin_memory() if on_gpu else pixels)

@@ -65,6 +65,11 @@ def run_tasks(start: Callable[..., Callable[[Task, Callable[[int], None]], Resul
         return [future.result() for future in futures]
 
 
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def _pool(processes: int, context: Any, initargs: tuple) -> Iterator[ProcessPoolExecutor]:
     """A pool whose processes are stopped, not waited for, when an error or an interruption leaves the block."""

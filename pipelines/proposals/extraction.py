@@ -1,6 +1,5 @@
 """Extraction of proposals: which shards are to be made, by which processes, and what came of it."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from ovd.engine.checkpoints import read_checkpoint
 from ovd.engine.config import load_config
 from ovd.engine.conversion.usage import check_usage
 from ovd.engine.launch import choose_device, is_main, on_main, quiet, start_processes, stop_processes, world_size
-from ovd.engine.workers import run_tasks
+from ovd.engine.workers import available_cores, run_tasks
 from ovd.errors import UserError
 from ovd.evaluation.recall import Recall
 from ovd.models.proposal_network import ProposalNetwork, trained_classes
@@ -80,7 +79,7 @@ def extract_proposals(config: str | Path, checkpoint: str | Path, *, options: Se
         for subset in todo:
             shard_size = settings.shard_size(len(subset.photos))
             shards = -(-len(subset.photos) // shard_size)
-            here = processes or (1 if on_gpu or launcher != "none" else min(_cores(), MAX_PROCESSES, shards))
+            here = processes or (1 if on_gpu or launcher != "none" else min(available_cores(), MAX_PROCESSES, shards))
             subset_record = {"config": {**record["config"], "images_per_shard": shard_size},
                              "inputs": {**record["inputs"], "annotations": subset.fingerprint}}
             _extract_subset(subset, subset_record, shard_size, job, here, trained_classes(weights), overwrite)
@@ -173,7 +172,3 @@ def report(subset: Subset, manifest: Manifest, shards_made: int, seconds: float)
     elif novel:
         print(f"note: the proposal network was trained on {len(novel)} of the {len(subset.split.novel)} novel classes, "
               f"such as {novel[0]}: a leak; train one on base annotations for figures that can be compared")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

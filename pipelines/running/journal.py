@@ -22,7 +22,7 @@ import ovd
 from ovd.errors import UserError
 from ovd.stores.atomic import write_bytes
 from ovd.stores.manifest import Manifest, code_version
-from pipelines.running.recipe_file import Recipe, available_cores
+from pipelines.running.recipe_file import Recipe, usable_cores
 
 FILE_NAME = "run.json"
 
@@ -153,7 +153,7 @@ def _config_folder(path: Path) -> Path:
 
 def machine() -> dict[str, Any]:
     """What the figures of a run depend on besides the code: cores, memory, processor, versions."""
-    found = {"cores": available_cores(), "processor": _processor(), "system": platform.system(),
+    found = {"cores": usable_cores(), "processor": _processor(), "system": platform.system(),
              "python": platform.python_version()}
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)

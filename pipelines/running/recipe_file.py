@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ovd.engine.workers import available_cores
 from ovd.errors import UserError, nearest
 
 STAGE_KEYS = ("name", "command", "after", "outputs", "threads")
@@ -104,9 +105,9 @@ def load_section(path: str | os.PathLike, key: str, known: Mapping[str, str], le
     return _fill_all(section, {**known, **{name: f"{{{name}}}" for name in leave}}, f"{path}: {key}")
 
 
-def available_cores() -> int:
+def usable_cores() -> int:
     """Cores this process may use, no more than ``OMP_NUM_THREADS`` says where it is set."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, min(cores, int(limit)) if limit.isdigit() else cores)
 
@@ -185,7 +186,7 @@ def _share_of_cores(draft: dict[str, Any], drafts: Sequence[dict[str, Any]], job
         before[d["name"]] |= {name for needed in d["after"] for name in before[needed]}
     name = draft["name"]
     beside = [other for other in before if other != name and other not in before[name] and name not in before[other]]
-    return max(1, available_cores() // min(jobs, 1 + len(beside)))
+    return max(1, usable_cores() // min(jobs, 1 + len(beside)))
 
 
 def _fill(text: str, known: Mapping[str, str], where: str) -> str:

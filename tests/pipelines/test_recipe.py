@@ -14,7 +14,7 @@ from ovd.errors import UserError
 from pipelines.running.console import duration, last_lines, without_bar
 from pipelines.running.execution import run_recipe
 from pipelines.running.journal import Journal, covered_seconds, locked
-from pipelines.running.recipe_file import available_cores, load_recipe
+from pipelines.running.recipe_file import load_recipe, usable_cores
 
 # Takes the place of pipelines/zero_shot.py in the stages' processes.
 STAND_IN = '''
@@ -174,7 +174,7 @@ def test_stages_side_by_side_share_the_cores(world):
     stages = [stage("a", "--seconds 1.5", after=[]), stage("b", "--seconds 1.5", after=[]),
               stage("c", after=["a", "b"]), stage("d", threads=7)]
     recipe = load_recipe(write_recipe(world, stages, jobs=2))
-    cores = available_cores()
+    cores = usable_cores()
     assert [s.threads for s in recipe.stages] == [max(1, cores // 2)] * 2 + [cores, 7]
     assert run_recipe(recipe)
     journal = Journal.read(Path("work_dirs/r"))

@@ -1,7 +1,6 @@
 """The stage that embeds proposals: right rows for every image, resumable to the same bytes, bad input in one line."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -151,18 +150,6 @@ def test_a_killed_run_goes_on_to_the_same_bytes(world, root):
     assert second.returncode == 0, second.stderr
     assert shard_bytes(out) == expected
     assert not [file for file in out.iterdir() if file.name.startswith(".")]
-
-
-def test_a_killed_process_of_the_pool_is_one_clear_error(world, monkeypatch):
-    from pipelines.region_engines import local
-
-    monkeypatch.setattr(local, "_embed", _die)
-    with pytest.raises(UserError, match=r"was killed.*run the same command again"):
-        embed(world, processes=2)
-
-
-def _die(shard):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_another_recipe_or_clip_is_refused_and_overwrite_replaces_it(world):
