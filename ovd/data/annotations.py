@@ -17,6 +17,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from ovd.data import annotation_checks
+from ovd.data.annotation_columns import Columns
 from ovd.errors import UserError
 from ovd.stores.atomic import atomic_write
 
@@ -151,10 +152,14 @@ def load_annotations(
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the annotation file {path}: {error.strerror or error}") from None
-    with _no_garbage_collection():
+    with no_garbage_collection():
         loaded = _load(path, content, on_error)
         if check:
-            annotation_checks.check(path, loaded, on_error)
+            columns = Columns.of(path, loaded.annotations)
+            keep, lines = annotation_checks.check(path, loaded.images, loaded.categories, columns, on_error)
+            if lines:
+                loaded.annotations = [record for record, kept in zip(loaded.annotations, keep) if kept]
+                loaded.skipped.extend(lines)
     return loaded
 
 
@@ -172,8 +177,8 @@ def _load(path: Path, content: bytes, on_error: str, skipped: Sequence[str] = ()
 
 
 @contextmanager
-def _no_garbage_collection():
-    """Millions of new objects, no cycles: the collector would only walk over them again and again."""
+def no_garbage_collection() -> Iterator[None]:
+    """For millions of new objects, no cycles: the collector would only walk over them again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
