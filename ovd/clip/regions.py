@@ -128,7 +128,7 @@ class RegionEncoder:
         self._check(rows_ND)
         return np.split(rows_ND.cpu().numpy(), np.cumsum(counts)[:-1])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _encode_batch(self, parts: list[Tensor]) -> Tensor:
         if self._crop_stream:
             stream = torch.cuda.current_stream(self.clip.device)

@@ -95,7 +95,7 @@ class ClipModel:
         """Raw (not normalised) text embeddings, float32 ``[N, D]`` on the CPU."""
         return self.text_encoder()(texts) if texts else torch.zeros(0, self.embed_dim)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode, which torch.compile does not go with
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Raw (not normalised) image embeddings, float32 ``[N, D]`` on the model's device.
 

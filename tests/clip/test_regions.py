@@ -1,6 +1,7 @@
 """Region embeddings: scales summed raw and then normalised, in batches that run across images."""
 
 import copy
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -82,6 +83,29 @@ def test_forward_passes_have_the_batch_size_but_for_the_last(clip, scenes, monke
     encoder = RegionEncoder(clip, CropRecipe(), batch_size=8)
     encoder.encode(encoder.cropper(image, boxes) for image, boxes in scenes)
     assert sizes == [8, 8, 6]  # 11 boxes, two crops each
+
+
+def test_with_a_fixed_shape_the_last_forward_pass_is_filled_up_and_the_filling_dropped(clip, scenes, monkeypatch):
+    expected = RegionEncoder(clip, CropRecipe(), batch_size=8)
+    expected = expected.encode(expected.crop(image, boxes) for image, boxes in scenes)
+    sizes, encode = [], ClipModel.encode_image
+    monkeypatch.setattr(ClipModel, "encode_image",
+                        lambda self, pixels: sizes.append(len(pixels)) or encode(self, pixels))
+    encoder = RegionEncoder(clip, CropRecipe(), batch_size=8)
+    encoder.fixed_shape = True
+    rows = encoder.encode(encoder.crop(image, boxes) for image, boxes in scenes)
+    assert sizes == [8, 8, 8]
+    assert encoder.clock.read().crops == 22  # those of 11 boxes; the filling does not count
+    for part, wanted in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(part, wanted, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler")
+def test_a_compiled_tower_gives_the_same_embeddings(clip, scenes):
+    plain, compiled = (RegionEncoder(clip, CropRecipe(), 8, compiled=compiled) for compiled in (False, True))
+    for image, boxes in scenes:
+        np.testing.assert_allclose(compiled(image, boxes), plain(image, boxes), atol=2e-3)
 
 
 def test_the_same_sequence_gives_the_same_bytes(clip, scenes):
