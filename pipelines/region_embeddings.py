@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovd.errors import UserError
+from pipelines import region_engines
 from pipelines.region_settings import PRECISIONS, ROWS, Settings, store_of, variable
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "torch.compile (default: auto: on a GPU, for ten million crops and more)")
     parser.add_argument("--processes", type=int, metavar="N", help="processes that each embed shards of their own "
                         "(default: 1 on a GPU, one a core on a processor, at most "
-                        f"{MAX_PROCESSES} and one a shard)")
+                        f"{MAX_PROCESSES} and one a shard; with --engine ray all that there is room for)")
+    region_engines.add_arguments(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="threads of each that decode images ahead (default: "
                         f"the cores on a GPU, at most {MAX_READERS}; 0 on a processor: decode where it encodes)")
     parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="an image that cannot be read: "
@@ -81,7 +83,8 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
                   proposals: str | Path | None = None, out: str | Path | None = None, pretrained: str | None = None,
                   model: str | None = None, precision: str | None = None, rows: str | None = None,
                   device: str = "auto", batch_size: int | None = None, compile: str = "auto",
-                  processes: int | None = None, workers: int | None = None, on_error: str = "stop",
+                  processes: int | None = None, engine: str = "local", address: str | None = None,
+                  part: str | None = None, launcher: str = "none", workers: int | None = None, on_error: str = "stop",
                   allow_untrained: bool = False, overwrite: bool = False) -> Path:
     """Embed the images of a subset, as the config says.
 
@@ -100,12 +103,11 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     from ovd.clip.shard_job import RegionJob
     from ovd.clip.towers import load_clip
     from ovd.engine.config import load_config
-    from ovd.engine.launch import choose_device
+    from ovd.engine.launch import is_main, on_main
     from ovd.engine.workers import available_cores
     from ovd.stores.manifest import current_or_remove, fingerprint, require
     from ovd.stores.shards import RegionStore
     from pipelines.region_engines.bar import CropsBar
-    from pipelines.region_engines.local import embed_shards
 
     start = time.perf_counter()
     cfg = load_config(config, options, data_root)
@@ -115,6 +117,7 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
                                ("--workers", workers, 0)):
         if value is not None and value < least:
             raise UserError(f"{name} {value}: needs {least} or more")
+    spread = region_engines.Spread.read(engine, address, launcher, part, processes, overwrite)
     root = Path(cfg.get("data_root") or "")
     ann_file = root / variable(cfg, f"{subset}_ann")
     store = Path(out) if out else store_of(cfg, subset, what)
@@ -129,48 +132,59 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     elif proposals:
         raise UserError(f"--proposals {proposals}: {what} are not made from proposals; leave it out, or --what {what}")
 
-    torch_device = choose_device(device)
-    on_gpu, precision = torch_device.type == "cuda", settings.precision_on(torch_device)
-    clip_source = {"pretrained": settings.pretrained, "model": settings.model, "device": torch_device,
-                   "precision": precision, "allow_untrained": allow_untrained}
-    clip = load_clip(**clip_source)
-    if what == "objects" and settings.recipe.kind in ("clip", "warp") and settings.recipe.kind != clip.own_crop:
-        print(f"note: {clip.name} was trained on images that were resized as in regions.recipe.kind='{clip.own_crop}'; "
-              f"crops are made as in '{settings.recipe.kind}'")
-    if what == "objects":
-        level = Objects(stored, settings.recipe, settings.top_k, settings.masked_attention, settings.upsample)
-    else:
-        level = Blocks(clip.image_size) if what == "blocks" else Globals(WholeImageTower(clip).least)
-    level.encoder(clip, batch_size)  # so that what it refuses is refused before there is a store
-    stored_as = {} if settings.rows == "float16" else {"rows": settings.rows}
-    record = {
-        "config": {**level.config(), "precision": precision, "images_per_shard": settings.images_per_shard,
-                   **stored_as},
-        "inputs": {"clip": clip.fingerprint, **inputs},
-    }
-    if current_or_remove(store, STAGE, **record, overwrite=overwrite):
-        print(f"{store} is up to date")
+    with spread.started(device) as torch_device:
+        on_gpu, precision = torch_device.type == "cuda", settings.precision_on(torch_device)
+        clip_source = {"pretrained": settings.pretrained, "model": settings.model, "device": torch_device,
+                       "precision": precision, "allow_untrained": allow_untrained}
+        clip = load_clip(**{**clip_source, "device": spread.device_here(torch_device)})
+        kind = settings.recipe.kind
+        if is_main() and what == "objects" and kind in ("clip", "warp") and kind != clip.own_crop:
+            print(f"note: {clip.name} was trained on images that were resized as in regions.recipe.kind="
+                  f"'{clip.own_crop}'; crops are made as in '{kind}'")
+        if what == "objects":
+            level = Objects(stored, settings.recipe, settings.top_k, settings.masked_attention, settings.upsample)
+        else:
+            level = Blocks(clip.image_size) if what == "blocks" else Globals(WholeImageTower(clip).least)
+        level.encoder(clip, batch_size)  # so that what it refuses is refused before there is a store
+        stored_as = {} if settings.rows == "float16" else {"rows": settings.rows}
+        record = {
+            "config": {**level.config(), "precision": precision, "images_per_shard": settings.images_per_shard,
+                       **stored_as},
+            "inputs": {"clip": clip.fingerprint, **inputs},
+        }
+        if on_main(lambda: current_or_remove(store, STAGE, **record, overwrite=overwrite)):
+            if is_main():
+                print(f"{store} is up to date")
+            return store
+        plan = {"path": store, "kind": "regions", "image_ids": images, "images_per_shard": settings.images_per_shard,
+                "dim": clip.embed_dim, "config": record, **stored_as}
+        on_main(lambda: RegionStore.create(**plan, overwrite=overwrite) is None)
+        writer = RegionStore.create(**plan)
+        cores = available_cores()
+        many = on_gpu and len(images) * (settings.top_k or 300) * level.crops_per_region >= COMPILE_FROM
+        job = RegionJob(writer, images, level, clip_source, batch_size, skip_bad_images=on_error == "skip",
+                        readers=workers if workers is not None else min(cores, MAX_READERS) if on_gpu else 0,
+                        compiled=compile == "on" or (compile == "auto" and many))
+        # not by the shards that are missing: threads, and with them the last bits, must be those of the first run
+        processes = processes or (1 if on_gpu or launcher != "none" else min(cores, MAX_PROCESSES, writer.total_shards))
+        with spread.exclusive(writer):
+            todo = spread.missing(writer)
+            own = spread.own(todo)
+            crops = _check_images(job, own, quiet=not is_main())
+            with CropsBar(total=crops, encoders=min(processes, max(1, len(own))), disable=not is_main()) as bar:
+                spread.embed(job, clip, own, processes, bar, workers)
+            if not is_main():
+                return store
+            seconds = time.perf_counter() - start
+            if part and (others := writer.missing()):
+                print(f"{store}: part {part} is there; {len(others)} of {writer.total_shards} shards are left to other "
+                      "parts")
+                return store
+            manifest = writer.finish(STAGE, **record, flags={"untrained": True} if clip.untrained else {},
+                                     skipped=_skipped(job), wall_seconds=round(seconds, 1),
+                                     counts={"crops_per_region": level.crops_per_region})
+        _report(store, manifest, writer, todo, bar)
         return store
-    writer = RegionStore.create(store, "regions", images, settings.images_per_shard, clip.embed_dim,
-                                overwrite=overwrite, config=record, **stored_as)
-    cores = available_cores()
-    many = on_gpu and len(images) * (settings.top_k or 300) * level.crops_per_region >= COMPILE_FROM
-    job = RegionJob(writer, images, level, clip_source, batch_size, skip_bad_images=on_error == "skip",
-                    readers=workers if workers is not None else min(cores, MAX_READERS) if on_gpu else 0,
-                    compiled=compile == "on" or (compile == "auto" and many))
-    # not by the shards that are missing: threads, and with them the last bits, must be those of the first run
-    processes = processes or (1 if on_gpu else min(cores, MAX_PROCESSES, writer.total_shards))
-    with writer.exclusive():
-        todo = writer.missing()
-        crops = _check_images(job, todo)
-        with CropsBar(total=crops, encoders=min(processes, max(1, len(todo)))) as bar:
-            embed_shards(job, clip, todo, processes, bar)
-        seconds = time.perf_counter() - start
-        manifest = writer.finish(STAGE, **record, flags={"untrained": True} if clip.untrained else {},
-                                 skipped=_skipped(job), wall_seconds=round(seconds, 1),
-                                 counts={"crops_per_region": level.crops_per_region})
-    _report(store, manifest, writer, todo, bar)
-    return store
 
 
 def _images(ann_file: Path, folder: Path) -> dict:
@@ -181,7 +195,7 @@ def _images(ann_file: Path, folder: Path) -> dict:
     return {record.id: ImageFile(image_path(record, folder), record.width, record.height) for record in records}
 
 
-def _check_images(job: "RegionJob", shards: list[int]) -> int:
+def _check_images(job: "RegionJob", shards: list[int], quiet: bool) -> int:
     """Look at all that ``shards`` are made from before work is spent on the first; returns the number of crops."""
     from tqdm import tqdm
 
@@ -189,7 +203,7 @@ def _check_images(job: "RegionJob", shards: list[int]) -> int:
 
     image_ids = [image_id for shard in shards for image_id in job.writer.image_ids(shard)]
     problems, regions = [], 0
-    for image_id in tqdm(image_ids, desc="checking images", unit=" images", leave=False):
+    for image_id in tqdm(image_ids, desc="checking images", unit=" images", leave=False, disable=quiet):
         file = job.images[image_id]
         regions += len(job.level.choose(image_id, file)[0])
         try:
