@@ -4,7 +4,8 @@
     offset    [n+1]   int64    rows of image i are offset[i]:offset[i+1]
     boxes     [N, 4]  float32  x1 y1 x2 y2 in pixels of the original image
     score     [N]     float32
-    embedding [N, D]  float16  unit rows (region stores only)
+    embedding [N, D]  float16  unit rows (region stores only), or int8, and then also
+    scale     [N]     float32  which a row of int8 is multiplied by
 
 All datasets are contiguous, so a reader maps the file into memory and slices rows. The same content gives the same
 bytes. Attributes: kind, plan (fingerprint of the store's plan) and sha256 (over the datasets).
@@ -12,7 +13,8 @@ bytes. Attributes: kind, plan (fingerprint of the store's plan) and sha256 (over
 
 import hashlib
 import mmap
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +23,15 @@ import numpy as np
 
 from ovd.errors import UserError
 from ovd.stores.manifest import canonical_json
+from ovd.stores.rows import dequantise, half, lengths, quantise
 
 # |norm - 1| of a unit row after rounding to float16 stays below 5e-4; what is further off was not normalised
 UNIT_TOLERANCE = 5e-3
 
-_DATASETS = {"image_id": "<i8", "offset": "<i8", "boxes": "<f4", "score": "<f4", "embedding": "<f2"}
+_DATASETS = {"image_id": ("<i8",), "offset": ("<i8",), "boxes": ("<f4",), "score": ("<f4",),
+             "embedding": ("<f2", "|i1"), "scale": ("<f4",)}
+_REMEDY = "delete it and run the stage again, which rebuilds only this shard"
+_BLOCK = 1 << 22  # bytes that are read, digested and compared at a time
 
 
 @dataclass(eq=False)
@@ -63,8 +69,8 @@ class Regions:
         if self.embeddings is None or self.embeddings.shape != (len(boxes), dim):
             shape = None if self.embeddings is None else self.embeddings.shape
             raise UserError(f"{where}: embeddings {shape}, expected ({len(boxes)}, {dim}): the store's width is {dim}")
-        embeddings = np.ascontiguousarray(self.embeddings, "<f2")
-        norms = np.linalg.norm(embeddings.astype(np.float32), axis=1)
+        embeddings = half(self.embeddings)
+        norms = lengths(embeddings)
         _refuse(~(np.abs(norms - 1) <= UNIT_TOLERANCE), where, "embedding", norms, "is the norm, not 1: not a unit row")
         return Regions(boxes, scores, embeddings)
 
@@ -75,8 +81,12 @@ def _refuse(bad: np.ndarray, where: str, what: str, values: np.ndarray, problem:
         raise UserError(f"{where}: {what} {row}: {values[row].tolist()} {problem}")
 
 
-def encode_shard(regions: Mapping[int, Regions], kind: str, dim: int | None, plan: str) -> bytes:
-    """The bytes of a shard file that holds ``regions`` (image id -> checked regions); ids are sorted."""
+def pack(regions: Mapping[int, Regions], rows: str | None) -> dict[str, np.ndarray]:
+    """The datasets of a shard that holds ``regions`` (image id -> checked regions); ids are sorted.
+
+    Args:
+        rows: type of the embeddings, one of :data:`ovd.stores.rows.ROWS`; None for proposals.
+    """
     ids = sorted(regions)
     parts = [regions[i] for i in ids]
     arrays = {
@@ -85,11 +95,20 @@ def encode_shard(regions: Mapping[int, Regions], kind: str, dim: int | None, pla
         "boxes": np.concatenate([p.boxes for p in parts]),
         "score": np.concatenate([p.scores for p in parts]),
     }
-    if dim is not None:
+    if rows == "float16":
         arrays["embedding"] = np.concatenate([p.embeddings for p in parts])
+    elif rows == "int8":
+        quantised = [quantise(p.embeddings) for p in parts]
+        arrays["embedding"], arrays["scale"] = map(np.concatenate, zip(*quantised))
+    return arrays
+
+
+def encode_shard(arrays: Mapping[str, np.ndarray], kind: str, plan: str) -> bytes:
+    """The bytes of a shard file with the datasets that :func:`pack` made."""
     # Built in memory: a full disk then fails in a plain write, not inside the HDF5 library, and pages that HDF5 leaves
     # unused are zero. Rows begin at multiples of 64 bytes, as copies from the memory map like it.
-    with h5py.File("shard", "w", driver="core", backing_store=False, libver=("earliest", "v108"), track_order=False,
+    name = f"shard-{threading.get_ident()}"  # HDF5 has one file of a name open at a time, also in memory
+    with h5py.File(name, "w", driver="core", backing_store=False, libver=("earliest", "v108"), track_order=False,
                    block_size=1 << 24, alignment_threshold=64, alignment_interval=64) as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array, track_times=False)
@@ -101,11 +120,14 @@ def encode_shard(regions: Mapping[int, Regions], kind: str, dim: int | None, pla
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    sha = hashlib.sha256(canonical_json([[name, array.dtype.str, array.shape] for name, array in arrays.items()])
-                         .encode())
+    sha = _begin_digest((name, array.dtype, array.shape) for name, array in arrays.items())
     for array in arrays.values():
         sha.update(np.ascontiguousarray(array).data)
     return "sha256:" + sha.hexdigest()
+
+
+def _begin_digest(datasets: Iterable[tuple[str, np.dtype, tuple[int, ...]]]) -> "hashlib._Hash":
+    return hashlib.sha256(canonical_json([[name, dtype.str, shape] for name, dtype, shape in datasets]).encode())
 
 
 class Shard:
@@ -131,8 +153,7 @@ class Shard:
             said = str(error).splitlines() or [type(error).__name__]
             reason = "is missing" if isinstance(error, FileNotFoundError) else \
                 f"is truncated or corrupt ({said[0][:120]})"
-            raise UserError(f"{path}: {reason}; delete it and run the stage again, which rebuilds only this shard") \
-                from error
+            raise UserError(f"{path}: {reason}; {_REMEDY}") from error
         self._arrays: dict[str, np.ndarray] | None = None
 
     def _check(self) -> None:
@@ -140,8 +161,13 @@ class Shard:
         if len(self.offset) != len(self.image_id) + 1 or self.offset[0] != 0 or self.offset[-1] != rows \
                 or (np.diff(self.offset) < 0).any() or self._layout["score"][1] != (rows,):
             raise ValueError("offsets do not fit the rows")
+        if "embedding" in self._layout and (len(self._layout["embedding"][1]) != 2
+                                            or self._layout["embedding"][1][0] != rows):
+            raise ValueError("embeddings do not fit the boxes")
+        if self._layout.get("scale", (None, None))[1] != ((rows,) if self.rows == "int8" else None):
+            raise ValueError("scales do not fit the rows")
         for name, (place, shape, dtype) in self._layout.items():
-            if dtype != np.dtype(_DATASETS[name]):
+            if dtype.str not in _DATASETS[name]:
                 raise ValueError(f"{name} is {dtype}")
             if place is None and np.prod(shape):
                 raise ValueError(f"{name} is not contiguous")
@@ -152,6 +178,11 @@ class Shard:
     def dim(self) -> int | None:
         """Width of the embeddings; None for proposals."""
         return self._layout["embedding"][1][1] if "embedding" in self._layout else None
+
+    @property
+    def rows(self) -> str | None:
+        """Type of the stored embeddings, one of :data:`ovd.stores.rows.ROWS`; None for proposals."""
+        return self._layout["embedding"][2].name if "embedding" in self._layout else None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All datasets as read-only views of the mapped file."""
@@ -169,17 +200,55 @@ class Shard:
         self._arrays = None
 
     def regions(self, position: int) -> Regions:
-        """Read-only views of the rows of the image at ``position`` in this shard."""
+        """Read-only rows of the image at ``position`` in this shard: views, but for embeddings kept as int8."""
         arrays = self.arrays()
         rows = slice(int(self.offset[position]), int(self.offset[position + 1]))
-        embeddings = arrays.get("embedding")
-        return Regions(arrays["boxes"][rows], arrays["score"][rows], None if embeddings is None else embeddings[rows])
+        embeddings = arrays["embedding"][rows] if "embedding" in arrays else None
+        if "scale" in arrays:
+            embeddings = dequantise(embeddings, arrays["scale"][rows])
+            embeddings.flags.writeable = False
+        return Regions(arrays["boxes"][rows], arrays["score"][rows], embeddings)
 
-    def verify(self) -> None:
-        """Read everything; UserError when the content is not what was written."""
-        if _digest(self.arrays()) != self.sha256:
-            raise UserError(f"{self.path}: the checksum does not match, its content was damaged; "
-                            "delete it and run the stage again, which rebuilds only this shard")
+    def verify(self, progress: Callable[[int], None] = lambda size: None) -> None:
+        """Read everything; UserError when the content is not what was written.
+
+        By plain reads, of constant memory: a disk that fails then is an error, while it would end a process that has
+        the file mapped. Other threads run meanwhile.
+
+        Args:
+            progress: called with the number of bytes after each block.
+        """
+        sha = _begin_digest((name, dtype, shape) for name, (_, shape, dtype) in self._layout.items())
+        buffer = memoryview(bytearray(_BLOCK))
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                for place, shape, dtype in self._layout.values():
+                    left = int(np.prod(shape)) * dtype.itemsize
+                    file.seek(place or 0)
+                    while left:
+                        size = file.readinto(buffer[:min(left, _BLOCK)])
+                        if not size:
+                            raise UserError(f"{self.path}: was cut while it was read; {_REMEDY}")
+                        sha.update(buffer[:size])
+                        left -= size
+                        progress(size)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); {_REMEDY}") from error
+        if "sha256:" + sha.hexdigest() != self.sha256:
+            raise UserError(f"{self.path}: the checksum does not match, its content was damaged; {_REMEDY}")
+
+    def require_equal(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """UserError unless the file holds ``arrays``, bit by bit: what was just written is what should have been."""
+        found = self.arrays()
+        if found.keys() != arrays.keys() or not all(_same_bits(found[name], arrays[name]) for name in arrays):
+            raise UserError(f"{self.path}: holds other bytes than were written; is the disk damaged?")
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    a, b = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (a, b))
+    return all(np.array_equal(a[start:start + _BLOCK], b[start:start + _BLOCK]) for start in range(0, len(a), _BLOCK))
 
 
 def _place(dataset: h5py.Dataset) -> tuple[int | None, tuple[int, ...], np.dtype]:

@@ -23,9 +23,10 @@ import numpy as np
 
 from ovd.errors import UserError
 from ovd.stores.atomic import atomic_write, sweep, write_bytes
-from ovd.stores.layout import Regions, Shard, encode_shard, shard_name
+from ovd.stores.layout import Regions, Shard, encode_shard, pack, shard_name
 from ovd.stores.lock import StoreLock
 from ovd.stores.manifest import PASSING, Manifest, canonical_json, fingerprint, fingerprint_json
+from ovd.stores.rows import ROWS
 
 __all__ = ["RegionStore", "Regions", "StoreWriter"]
 
@@ -33,7 +34,8 @@ KINDS = ("proposals", "regions")
 MAPPED_SHARDS = 64  # mapped at a time by a reader; each takes a file descriptor
 
 _NOUN = {"kind": "kind", "dim": "embedding width", "images": "number of images", "images_per_shard": "images per shard",
-         "image_ids": "image ids", "config": "configuration or inputs", "schema": "schema version"}
+         "image_ids": "image ids", "config": "configuration or inputs", "schema": "schema version",
+         "rows": "type of rows"}
 
 
 class StoreWriter:
@@ -49,6 +51,11 @@ class StoreWriter:
     def total_shards(self) -> int:
         """Number of shards of the finished store."""
         return -(-len(self._ids) // self._plan["images_per_shard"])
+
+    @property
+    def rows(self) -> str | None:
+        """Type of the stored embeddings, one of :data:`ovd.stores.rows.ROWS`; None for proposals."""
+        return _rows(self._plan)
 
     def image_ids(self, shard: int) -> list[int]:
         """The ids of the images that ``shard`` holds, ascending."""
@@ -106,11 +113,12 @@ class StoreWriter:
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from error
         target = self._file(shard)
-        data = encode_shard(checked, self._plan["kind"], self._plan["dim"], self._fingerprint)
+        arrays = pack(checked, self.rows)
+        data = encode_shard(arrays, self._plan["kind"], self._fingerprint)
         with atomic_write(target) as temporary:
             temporary.write_bytes(data)
             del data
-            Shard(temporary).verify()
+            Shard(temporary).require_equal(arrays)
 
     def finish(self, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str],
                counts: Mapping[str, Any] | None = None, flags: Mapping[str, Any] | None = None,
@@ -157,6 +165,7 @@ class RegionStore:
                             "shards are rebuilt)")
         self.kind: str = plan["kind"]
         self.dim: int | None = plan["dim"]
+        self.rows: str | None = _rows(plan)
         self.image_ids: np.ndarray = _load_ids(self.path, plan["image_ids"])
         self._per_shard: int = plan["images_per_shard"]
         self._plan_fingerprint = fingerprint_json(plan)
@@ -167,7 +176,7 @@ class RegionStore:
 
     @staticmethod
     def create(path: str | os.PathLike, kind: str, image_ids: Iterable[int], images_per_shard: int = 512,
-               dim: int | None = None, resume: bool = True, *, overwrite: bool = False,
+               dim: int | None = None, resume: bool = True, *, rows: str = "float16", overwrite: bool = False,
                config: Any = None) -> StoreWriter:
         """Begin a store, or go on with one.
 
@@ -176,19 +185,22 @@ class RegionStore:
             kind: ``"proposals"`` or ``"regions"`` (which needs ``dim``, the width of the embeddings).
             image_ids: all images of the store, in any order.
             resume: go on with what is there; False refuses an existing store.
+            rows: how embeddings are kept, ``"float16"`` or ``"int8"`` (half the size); read, they are float16.
             overwrite: remove what is there first. With several processes only one may do this, before the others start.
             config: what the content depends on (configuration and input fingerprints). A store that was begun with
                 another one is refused, so that shards of two configurations never mix.
         """
         path = Path(path)
         ids = _sorted_ids(path, image_ids)
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {KINDS}, not {kind!r}")
+        if kind not in KINDS or rows not in ROWS:
+            raise ValueError(f"kind must be one of {KINDS}, not {kind!r}, and rows one of {ROWS}, not {rows!r}")
         if (kind == "regions") != (dim is not None) or images_per_shard < 1:
             raise ValueError(f"kind={kind!r}, dim={dim}, images_per_shard={images_per_shard}: a region store needs "
                              "dim, a proposal store has none, a shard holds at least one image")
         plan = {"schema": 1, "kind": kind, "dim": dim, "images": len(ids), "images_per_shard": int(images_per_shard),
                 "image_ids": _digest(ids), "config": fingerprint_json(config)}
+        if dim is not None and rows != "float16":
+            plan["rows"] = rows
         old = _read_plan(path)
         if old is not None and overwrite:
             with StoreLock(path):  # another run may be at work on it
@@ -201,9 +213,9 @@ class RegionStore:
         if old is None:
             write_bytes(path / "plan.json", (canonical_json(plan) + "\n").encode())
         elif old != plan:
-            changed = next(key for key in plan if old.get(key) != plan[key])
-            raise UserError(f"{path}: the store was begun with another {_NOUN[changed]} ({_shown(old.get(changed))}, "
-                            f"now {_shown(plan[changed])}); pass --overwrite to begin again")
+            changed = next(key for key in _NOUN if old.get(key) != plan.get(key))
+            raise UserError(f"{path}: the store was begun with another {_NOUN[changed]} ({_shown(old, changed)}, "
+                            f"now {_shown(plan, changed)}); pass --overwrite to begin again")
         elif not resume:
             raise UserError(f"{path}: the store exists; pass --overwrite to begin again")
         if not (path / "image_ids.npy").exists():
@@ -229,7 +241,7 @@ class RegionStore:
         return Regions(regions.boxes.copy(), regions.scores.copy(), None if embeddings is None else embeddings.copy())
 
     def view(self, image_id: int) -> Regions:
-        """As ``store[image_id]``, but read-only views of the mapped file: no copy, for readers that take a part."""
+        """As ``store[image_id]``, but read-only: views of the mapped file (not of rows kept as int8), no copy."""
         position = self._position(operator.index(image_id))
         if position is None:
             self.require_images([image_id])
@@ -250,7 +262,7 @@ class RegionStore:
         for index in range(self._total):
             shard = self._open(index)
             shard.verify()
-            regions += len(shard.arrays()["score"])
+            regions += int(shard.offset[-1])
         return regions
 
     def _position(self, image_id: int) -> int | None:
@@ -273,7 +285,8 @@ class RegionStore:
         expected = self.manifest.files[shard.path.name]
         ids = self.image_ids[index * self._per_shard:(index + 1) * self._per_shard]
         if shard.size != expected["size"] or shard.sha256 != expected["sha256"] or not np.array_equal(
-                shard.image_id, ids) or shard.dim != self.dim or shard.plan != self._plan_fingerprint:
+                shard.image_id, ids) or shard.dim != self.dim or shard.rows != self.rows \
+                or shard.plan != self._plan_fingerprint:
             raise UserError(f"{shard.path}: is not the shard that the manifest names; delete it and run the stage "
                             f"again: ovd {self.manifest.stage} (only this shard is rebuilt)")
         return shard
@@ -313,7 +326,7 @@ def _load_ids(path: Path, digest: str) -> np.ndarray:
 def _read_plan(path: Path) -> dict[str, Any] | None:
     try:
         plan = json.loads((path / "plan.json").read_bytes())
-        if isinstance(plan, dict) and plan.keys() == _NOUN.keys():
+        if isinstance(plan, dict) and plan.keys() | {"rows"} == _NOUN.keys():
             return plan
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -330,5 +343,10 @@ def _remove_store(path: Path) -> None:
             file.unlink()
 
 
-def _shown(value: Any) -> str:
+def _rows(plan: Mapping[str, Any]) -> str | None:
+    return None if plan["dim"] is None else plan.get("rows", "float16")
+
+
+def _shown(plan: Mapping[str, Any], key: str) -> str:
+    value = _rows(plan) if key == "rows" else plan.get(key)
     return value[:15] if isinstance(value, str) else str(value)
