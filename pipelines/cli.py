@@ -31,6 +31,7 @@ STAGES = {
     "clip-on-crops": ("clip_on_crops", "evaluate CLIP on cropped proposals, without training"),
     "zero-shot": ("zero_shot", "accuracy of a CLIP on ground-truth crops"),
     "study": ("study", "write the results of a recipe that compares methods over seeds"),
+    "store": ("store", "check, describe, merge, export and import stores"),
     "report": ("report", "write the report page of a recipe's runs"),
     "run": ("recipe", "run a recipe: a chain of stages"),
 }
