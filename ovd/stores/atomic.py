@@ -16,6 +16,9 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ERRNO = re.compile(r"errno(?: =|) (\d+)", re.IGNORECASE)  # libraries in C tell the number only in their text
 _SPACE_LEFT = 1 << 20
 
+_swept: set[str] = set()  # folders that this process has looked through for leftovers
+_writing: set[str] = set()  # names of its own temporary files
+
 
 def host_name() -> str:
     """This machine, in letters and digits."""
@@ -63,18 +66,23 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
     The temporary name ends like ``path`` (writers that look at the suffix work) and its folder is made. The file
     exists, empty, when the block starts, so a folder that cannot be written to is found before any work. When the block
-    raises, or the process dies, ``path`` stays what it was.
+    raises, or the process dies, ``path`` stays what it was. What dead processes left in the folder is removed when a
+    process first writes there.
 
     Raises: UserError that names ``path`` when the disk is full or the folder cannot be written to.
     """
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY}{host_name()}-{os.getpid()}-{os.urandom(3).hex()}-{path.name}")
+    if str(path.parent) not in _swept:
+        _swept.add(str(path.parent))
+        sweep(path.parent)
+    _writing.add(temporary.name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-    except OSError as error:
-        raise refusal(path, error) from error
-    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except OSError as error:
+            raise refusal(path, error) from error
         try:
             yield temporary
         except Exception as error:
@@ -94,6 +102,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+    finally:
+        _writing.discard(temporary.name)
     _sync_folder(path.parent)
 
 
@@ -108,7 +118,9 @@ def sweep(folder: str | os.PathLike) -> int:
     removed = 0
     for leftover in Path(folder).glob(f"{TEMPORARY}{host_name()}-*"):
         owner = leftover.name[len(TEMPORARY) + len(host_name()) + 1:].split("-", 1)[0]
-        if owner.isdigit() and not _is_alive(int(owner)):
+        # in containers that start again, the process that was killed often had our number
+        if owner.isdigit() and leftover.name not in _writing and \
+                (int(owner) == os.getpid() or not _is_alive(int(owner))):
             with suppress(OSError):
                 leftover.unlink()
                 removed += 1
