@@ -24,12 +24,12 @@ def print_figure(name: str, value: float, unit: str, peer: str, peer_value: floa
         higher_is_better: As for images per second; otherwise less is better, as for seconds.
 
     Raises:
-        ValueError: A value that is not finite and positive: nothing can be compared with it.
+        ValueError: A value that is negative or not finite, or a ratio to nothing.
     """
-    for number in (value, peer_value):
-        if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{name}: {number} {unit} is not a figure")
-    ratio = value / peer_value if higher_is_better else peer_value / value
+    better, worse = (value, peer_value) if higher_is_better else (peer_value, value)
+    if not (math.isfinite(better) and math.isfinite(worse) and better >= 0 and worse > 0):
+        raise ValueError(f"{name}: no ratio of {value} and {peer_value} {unit}")
+    ratio = better / worse
     print(json.dumps({"name": name, "value": rounded(value), "unit": unit, "peer": peer,
                       "peer_value": rounded(peer_value), "ratio": rounded(ratio), "machine": machine()}), flush=True)
 
@@ -53,7 +53,7 @@ def parsed(line: str) -> dict:
 
 def rounded(number: float) -> float:
     """To four significant digits; digits before the point are kept."""
-    digits = 3 - math.floor(math.log10(number))
+    digits = 3 - math.floor(math.log10(number)) if number else 1
     return round(number, digits) if digits > 0 else round(number)
 
 

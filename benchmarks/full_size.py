@@ -5,9 +5,6 @@ objects, the rest anywhere) in place of the proposal network's, which runs all t
 head gives (:func:`likely_embeddings`); and ground truth that proposals match.
 """
 
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -41,13 +38,18 @@ def class_head(classes: int, seed: int = 0) -> ClassHead:
     return ClassHead(tuple(f"class {i}" for i in range(classes)), rows[:, None])
 
 
-def build_detector(mode: str, classes: int, device: torch.device) -> nn.Module:
-    """ViLD on Mask R-CNN R50-FPN as configured, for so many classes (all base), with random weights."""
+def build_detector(mode: str, classes: int, device: torch.device, rois: int = 512) -> nn.Module:
+    """ViLD on Mask R-CNN R50-FPN as configured, for so many classes (all base), with random weights.
+
+    Args:
+        rois: That are sampled of an image in training.
+    """
     name = "vild_ensemble_mask_rcnn_r50_fpn" if mode == "ensemble" else "vild_mask_rcnn_r50_fpn"
     config = Config.fromfile(MODELS_FOLDER / f"{name}.py").model
     head = class_head(classes)
     config.mode = mode
     config.backbone.init_cfg = None
+    config.train_cfg.rcnn.sampler.num = rois
     config.roi_head.bbox_head.classifier.update(class_head=head, split=Split("benchmark", "custom", base=head.names))
     torch.manual_seed(0)
     detector = MODELS.build(config)
@@ -172,18 +174,6 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int, device:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def report(name: str, value: float, unit: str, peer: str, peer_value: float, device: torch.device) -> None:
-    """Print a json line; ``ratio`` is value / peer_value."""
-    machine = f"{platform.machine()}, {platform.platform()}, "
-    if device.type == "cuda":
-        machine += torch.cuda.get_device_name(device)
-    else:
-        machine += f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
-    print(json.dumps({"name": name, "value": round(value, 3), "unit": unit, "peer": peer,
-                      "peer_value": round(peer_value, 3), "ratio": round(value / peer_value, 3), "machine": machine}),
-          flush=True)
 
 
 def devices(wanted: str) -> list[torch.device]:

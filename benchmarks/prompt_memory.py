@@ -6,8 +6,6 @@ tensor, as DetPro's released code does with its train_data.pth. Stores are gener
 """
 
 import argparse
-import json
-import platform
 import resource
 import subprocess
 import sys
@@ -18,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from figures import print_figure
 from torch import Tensor
 
 from ovd.clip.prompts.batches import PairReader
@@ -113,10 +112,8 @@ def main() -> None:
                 float(subprocess.run([sys.executable, __file__, "--dim", str(args.dim), "--measure", folder, kind],
                                      check=True, capture_output=True, text=True).stdout)
                 for kind in ("stores", "peer"))
-        print(json.dumps({
-            "name": f"prompt learning, {pairs:,} pairs of width {args.dim}", "value": round(value, 1), "unit": "MB",
-            "peer": "all embeddings in one tensor", "peer_value": round(peer_value, 1),
-            "ratio": round(value / peer_value, 3), "machine": platform.processor() or platform.machine()}), flush=True)
+        print_figure(f"prompt learning, {pairs:,} pairs of width {args.dim}: growth of peak memory", value, "MB",
+                     "all embeddings in one tensor", peer_value)
 
 
 if __name__ == "__main__":

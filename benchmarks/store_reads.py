@@ -7,8 +7,6 @@ compared first.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import tempfile
 import time
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from figures import print_figure
 from torch import Tensor
 
 from ovd.stores.shards import Regions, RegionStore
@@ -105,14 +104,9 @@ def main() -> None:
                 found.append(seconds_per_image(read, order))
         value, peer = (statistics.median(found[1:]) for found in times)  # the first round fills the page cache
         shards = len(list((folder / "store").glob("shard-*")))
-    machine = f"{platform.machine()}, {platform.platform()}"
-    what = f"region store read, one image of {args.boxes} x {args.dim} fp16, random, into a batch"
-    print(json.dumps({"name": what, "value": round(value * 1e6, 1), "unit": "us",
-                      "peer": "torch.load of a file per image", "peer_value": round(peer * 1e6, 1),
-                      "ratio": round(peer / value, 2), "machine": machine}))
-    print(json.dumps({"name": f"files, {args.images} images", "value": shards, "unit": "files",
-                      "peer": "a file per image", "peer_value": args.images,
-                      "ratio": round(args.images / shards, 1), "machine": machine}))
+    print_figure(f"region store read, one image of {args.boxes} x {args.dim} fp16, random, into a batch", value * 1e6,
+                 "us", "torch.load of a file per image", peer * 1e6)
+    print_figure(f"files, {args.images} images", shards, "files", "a file per image", args.images)
 
 
 if __name__ == "__main__":

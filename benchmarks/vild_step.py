@@ -16,20 +16,24 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from full_size import build_detector, devices, interleaved, report, scene, settle_proposals
+from figures import print_figure
+from full_size import build_detector, devices, interleaved, scene, settle_proposals
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 CLASSES = 866  # base classes of LVIS
-VARIANTS = {  # name -> mode, cached regions an image
-    "peer": ("text", 0), "ViLD, 300 regions": ("both", 300), "ViLD, 200 regions": ("both", 200),
-    "ViLD-ensemble, 300 regions": ("ensemble", 300), "ViLD-ensemble, 200 regions": ("ensemble", 200)}
 
 
-def loss_of(mode: str, regions: int, size: tuple[int, int], images: int, device: torch.device,
+def variants(regions: list[int]) -> dict[str, tuple[str, int]]:
+    """Mode and cached regions an image of what is timed."""
+    return {"peer": ("text", 0), **{f"{name}, {count} regions": (mode, count) for name, mode in (
+        ("ViLD", "both"), ("ViLD-ensemble", "ensemble")) for count in regions}}
+
+
+def loss_of(mode: str, regions: int, size: tuple[int, int], images: int, device: torch.device, rois: int,
             ) -> tuple[nn.Module, Callable[[], torch.Tensor]]:
     """A detector, and what computes its loss on one batch, with the same sampling of RoIs each time."""
-    detector = build_detector(mode, CLASSES, device).train()
+    detector = build_detector(mode, CLASSES, device, rois).train()
     padded = tuple(-(-side // 32) * 32 for side in size)
     inputs = torch.randn(images, 3, *padded, generator=torch.Generator().manual_seed(0)).to(device)
     samples, proposals = zip(*(scene(size, seed, regions=regions) for seed in range(images)))
@@ -46,11 +50,12 @@ def loss_of(mode: str, regions: int, size: tuple[int, int], images: int, device:
     return detector, loss
 
 
-def steps(size: tuple[int, int], images: int, device: torch.device) -> dict[str, Callable[[], None]]:
+def steps(kinds: dict[str, tuple[str, int]], size: tuple[int, int], images: int, device: torch.device, rois: int,
+          ) -> dict[str, Callable[[], None]]:
     """A training step of each variant."""
     found = {}
-    for name, (mode, regions) in VARIANTS.items():
-        detector, loss = loss_of(mode, regions, size, images, device)
+    for name, (mode, regions) in kinds.items():
+        detector, loss = loss_of(mode, regions, size, images, device, rois)
         trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=2.5e-5)
 
@@ -63,11 +68,11 @@ def steps(size: tuple[int, int], images: int, device: torch.device) -> dict[str,
     return found
 
 
-def count_flops(size: tuple[int, int]) -> dict[str, float]:
+def count_flops(kinds: dict[str, tuple[str, int]], size: tuple[int, int], rois: int) -> dict[str, float]:
     """Giga-operations (a multiplication and an addition are two) of one image's forward and backward pass."""
     found = {}
-    for name, (mode, regions) in VARIANTS.items():
-        _, loss = loss_of(mode, regions, size, 1, torch.device("cpu"))
+    for name, (mode, regions) in kinds.items():
+        _, loss = loss_of(mode, regions, size, 1, torch.device("cpu"), rois)
         with FlopCounterMode(display=False) as counter:
             loss().backward()
         found[name] = counter.get_total_flops() / 1e9
@@ -82,20 +87,23 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2, help="in a batch (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="(%(default)s)")
     parser.add_argument("--flops", type=int, nargs=2, metavar=("H", "W"), help="also count the operations of this size")
+    parser.add_argument("--rois", type=int, default=512, help="that are sampled of an image (%(default)s)")
+    parser.add_argument("--regions", type=int, nargs="+", default=[300, 200], help="cached, of an image (300 and 200)")
     args = parser.parse_args()
+    kinds = variants(args.regions)
     for device in devices(args.device):
         size = tuple(args.size)
-        seconds = interleaved(steps(size, args.images, device), args.rounds, device)
+        seconds = interleaved(steps(kinds, size, args.images, device, args.rois), args.rounds, device)
         peer = seconds.pop("peer")
         for name, value in seconds.items():
-            report(f"training step, {name}, {args.images} x {size[0]} x {size[1]}, {device.type}", 1e3 * value, "ms",
-                   "without distillation", 1e3 * peer, device)
+            print_figure(f"training step, {name}, {args.images} x {size[0]} x {size[1]}, {device.type}", 1e3 * value,
+                         "ms", "without distillation", 1e3 * peer)
     if args.flops:
-        flops = count_flops(tuple(args.flops))
+        flops = count_flops(kinds, tuple(args.flops), args.rois)
         peer = flops.pop("peer")
         for name, value in flops.items():
-            report(f"operations of a training step, {name}, {args.flops[0]} x {args.flops[1]}", value, "GFLOP",
-                   "without distillation", peer, torch.device("cpu"))
+            print_figure(f"operations of a training step, {name}, {args.flops[0]} x {args.flops[1]}", value, "GFLOP",
+                         "without distillation", peer)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from figures import print_figure
 from full_size import (
     build_detector,
     devices,
     interleaved,
     likely_embeddings,
-    report,
     scene,
     settle_embeddings,
     settle_proposals,
@@ -101,8 +101,8 @@ def measure(device: torch.device, size: tuple[int, int], rounds: int, share: flo
             parts.masks(with_masks)
         large, small = (partial(part, parts) for parts in settled)
         seconds = interleaved({"large": large, "small": small}, rounds, device)
-        report(f"{what}, {LARGE} classes, {size[0]} x {size[1]}, {device.type}", 1e3 * seconds["large"], "ms",
-               f"{SMALL} classes", 1e3 * seconds["small"], device)
+        print_figure(f"{what}, {LARGE} classes, {size[0]} x {size[1]}, {device.type}", 1e3 * seconds["large"], "ms",
+                     f"{SMALL} classes", 1e3 * seconds["small"])
 
 
 def main() -> None:
