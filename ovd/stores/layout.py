@@ -34,6 +34,17 @@ _REMEDY = "delete it and run the stage again, which rebuilds only this shard"
 _BLOCK = 1 << 22  # bytes that are read, digested and compared at a time
 
 
+class DamagedShard(UserError):
+    """A shard that is not what was written; ``problem`` says how."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(path, problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return "{}: {}; ".format(*self.args) + _REMEDY
+
+
 @dataclass(eq=False)
 class Regions:
     """The regions of one image.
@@ -133,7 +144,7 @@ def _begin_digest(datasets: Iterable[tuple[str, np.dtype, tuple[int, ...]]]) -> 
 class Shard:
     """A shard file opened for reading. The file is mapped, no HDF5 handle stays open, so a fork does no harm.
 
-    Raises: UserError that names the file when it is truncated or is not such a shard.
+    Raises: DamagedShard that names the file when it is missing, truncated or not such a shard.
     """
 
     def __init__(self, path: Path) -> None:
@@ -153,7 +164,7 @@ class Shard:
             said = str(error).splitlines() or [type(error).__name__]
             reason = "is missing" if isinstance(error, FileNotFoundError) else \
                 f"is truncated or corrupt ({said[0][:120]})"
-            raise UserError(f"{path}: {reason}; {_REMEDY}") from error
+            raise DamagedShard(path, reason) from error
         self._arrays: dict[str, np.ndarray] | None = None
 
     def _check(self) -> None:
@@ -210,7 +221,7 @@ class Shard:
         return Regions(arrays["boxes"][rows], arrays["score"][rows], embeddings)
 
     def verify(self, progress: Callable[[int], None] = lambda size: None) -> None:
-        """Read everything; UserError when the content is not what was written.
+        """Read everything; DamagedShard when the content is not what was written.
 
         By plain reads, of constant memory: a disk that fails then is an error, while it would end a process that has
         the file mapped. Other threads run meanwhile.
@@ -228,14 +239,14 @@ class Shard:
                     while left:
                         size = file.readinto(buffer[:min(left, _BLOCK)])
                         if not size:
-                            raise UserError(f"{self.path}: was cut while it was read; {_REMEDY}")
+                            raise DamagedShard(self.path, "was cut while it was read")
                         sha.update(buffer[:size])
                         left -= size
                         progress(size)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror}); {_REMEDY}") from error
+            raise DamagedShard(self.path, f"cannot be read ({error.strerror})") from error
         if "sha256:" + sha.hexdigest() != self.sha256:
-            raise UserError(f"{self.path}: the checksum does not match, its content was damaged; {_REMEDY}")
+            raise DamagedShard(self.path, "the checksum does not match, its content was damaged")
 
     def require_equal(self, arrays: Mapping[str, np.ndarray]) -> None:
         """UserError unless the file holds ``arrays``, bit by bit: what was just written is what should have been."""

@@ -55,7 +55,7 @@ class StoreWriter:
     @property
     def rows(self) -> str | None:
         """Type of the stored embeddings, one of :data:`ovd.stores.rows.ROWS`; None for proposals."""
-        return _rows(self._plan)
+        return row_type(self._plan)
 
     def image_ids(self, shard: int) -> list[int]:
         """The ids of the images that ``shard`` holds, ascending."""
@@ -76,7 +76,7 @@ class StoreWriter:
         Raises: UserError at once when another run holds it, or has begun the store anew since this writer was made.
         """
         with StoreLock(self.path, part):
-            if _read_plan(self.path) != self._plan:
+            if read_plan(self.path) != self._plan:
                 raise UserError(f"{self.path}: another run has just begun this store with another configuration or "
                                 "inputs; choose another output path")
             yield self
@@ -153,7 +153,7 @@ class RegionStore:
         Raises: UserError when the store does not exist, is unfinished, or lost a file.
         """
         self.path = Path(path)
-        plan = _read_plan(self.path)
+        plan = read_plan(self.path)
         if plan is not None and not Manifest.path(self.path).exists():
             raise UserError(f"{self.path}: the store is unfinished; run the stage that makes it again, it goes on "
                             "where it was")
@@ -165,11 +165,11 @@ class RegionStore:
                             "shards are rebuilt)")
         self.kind: str = plan["kind"]
         self.dim: int | None = plan["dim"]
-        self.rows: str | None = _rows(plan)
-        self.image_ids: np.ndarray = _load_ids(self.path, plan["image_ids"])
-        self._per_shard: int = plan["images_per_shard"]
+        self.rows: str | None = row_type(plan)
+        self.image_ids: np.ndarray = load_image_ids(self.path, plan["image_ids"])
+        self.images_per_shard: int = plan["images_per_shard"]
         self._plan_fingerprint = fingerprint_json(plan)
-        self._total = -(-len(self.image_ids) // self._per_shard)
+        self._total = -(-len(self.image_ids) // self.images_per_shard)
         self._mapped_limit = mapped_shards
         self._shards: dict[int, Shard] = {}
         self._mapped: OrderedDict[int, None] = OrderedDict()
@@ -201,13 +201,13 @@ class RegionStore:
                 "image_ids": _digest(ids), "config": fingerprint_json(config)}
         if dim is not None and rows != "float16":
             plan["rows"] = rows
-        old = _read_plan(path)
+        old = read_plan(path)
         if old is not None and overwrite:
             with StoreLock(path):  # another run may be at work on it
                 _remove_store(path)
             old = None
         if old is None and _is_occupied(path):
-            old = _read_plan(path)  # another process may have begun the store in between
+            old = read_plan(path)  # another process may have begun the store in between
             if old is None:
                 raise UserError(f"{path}: exists and is not a store; choose another output path")
         if old is None:
@@ -245,7 +245,7 @@ class RegionStore:
         position = self._position(operator.index(image_id))
         if position is None:
             self.require_images([image_id])
-        shard, inside = divmod(position, self._per_shard)
+        shard, inside = divmod(position, self.images_per_shard)
         return self._open(shard).regions(inside)
 
     def require_images(self, image_ids: Iterable[int]) -> None:
@@ -256,10 +256,14 @@ class RegionStore:
                             f"has {len(self)} images, {self.image_ids[0]} to {self.image_ids[-1]}); make the store "
                             f"from the same annotation file: ovd {self.manifest.stage}")
 
-    def verify(self) -> int:
-        """Read every shard and compare checksums; returns the number of regions, UserError for a damaged shard."""
+    def shards_of(self, image_ids: Iterable[int]) -> list[int]:
+        """The shards that hold ``image_ids`` (of images that are stored), ascending."""
+        return np.unique(np.searchsorted(self.image_ids, list(image_ids)) // self.images_per_shard).tolist()
+
+    def verify(self, shards: Iterable[int] | None = None) -> int:
+        """Read shards (None: all) and compare checksums; returns their regions, UserError for the first damaged one."""
         regions = 0
-        for index in range(self._total):
+        for index in range(self._total) if shards is None else shards:
             shard = self._open(index)
             shard.verify()
             regions += int(shard.offset[-1])
@@ -283,7 +287,7 @@ class RegionStore:
     def _load(self, index: int) -> Shard:
         shard = Shard(self.path / shard_name(index, self._total))
         expected = self.manifest.files[shard.path.name]
-        ids = self.image_ids[index * self._per_shard:(index + 1) * self._per_shard]
+        ids = self.image_ids[index * self.images_per_shard:(index + 1) * self.images_per_shard]
         if shard.size != expected["size"] or shard.sha256 != expected["sha256"] or not np.array_equal(
                 shard.image_id, ids) or shard.dim != self.dim or shard.rows != self.rows \
                 or shard.plan != self._plan_fingerprint:
@@ -313,7 +317,8 @@ def _digest(ids: np.ndarray) -> str:
     return "sha256:" + hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
 
 
-def _load_ids(path: Path, digest: str) -> np.ndarray:
+def load_image_ids(path: Path, digest: str) -> np.ndarray:
+    """All image ids of the store in ``path``; UserError unless they are those with the plan's ``digest``."""
     try:
         ids = np.load(path / "image_ids.npy", allow_pickle=False)
         if _digest(ids) == digest:
@@ -323,7 +328,8 @@ def _load_ids(path: Path, digest: str) -> np.ndarray:
     raise UserError(f"{path / 'image_ids.npy'}: is damaged; delete it and run the stage again")
 
 
-def _read_plan(path: Path) -> dict[str, Any] | None:
+def read_plan(path: Path) -> dict[str, Any] | None:
+    """The plan of the store in ``path``; None where there is none, UserError when it is damaged."""
     try:
         plan = json.loads((path / "plan.json").read_bytes())
         if isinstance(plan, dict) and plan.keys() | {"rows"} == _NOUN.keys():
@@ -343,10 +349,11 @@ def _remove_store(path: Path) -> None:
             file.unlink()
 
 
-def _rows(plan: Mapping[str, Any]) -> str | None:
+def row_type(plan: Mapping[str, Any]) -> str | None:
+    """How the store of a plan keeps embeddings, one of :data:`ovd.stores.rows.ROWS`; None for proposals."""
     return None if plan["dim"] is None else plan.get("rows", "float16")
 
 
 def _shown(plan: Mapping[str, Any], key: str) -> str:
-    value = _rows(plan) if key == "rows" else plan.get(key)
+    value = row_type(plan) if key == "rows" else plan.get(key)
     return value[:15] if isinstance(value, str) else str(value)
