@@ -10,15 +10,18 @@ source), with a manifest beside each.
 """
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from msgspec.structs import replace as with_fields
 
-from ovd.data.annotations import Annotations, Image, load_annotations
+from ovd.data.annotation_table import AnnotationTable, read_table
+from ovd.data.annotations import Image
 from ovd.errors import UserError, nearest
 from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, publish
 from ovd.vocabulary import official
@@ -156,7 +159,7 @@ def build_split(
         for subset, source, target, manifest in to_build:
             start = time.perf_counter()
             print(f"{subset}: reading {source} ({source.stat().st_size / 1e6:,.1f} MB)", flush=True)
-            loaded = load_annotations(source, on_error=on_error)
+            loaded = read_table(source, on_error, reading_processes(source))
             try:
                 result = apply_split(loaded, split, novel=subset == "val", keep_ids=keep_ids, drop_empty=drop_empty)
             except UserError as error:
@@ -168,7 +171,7 @@ def build_split(
             result.write(temporary)
             manifest.counts = {
                 **asdict(found), "categories": len(result.categories),
-                "dropped": len(loaded.annotations) - found.annotations, "skipped": len(loaded.skipped),
+                "dropped": len(loaded.columns) - found.annotations, "skipped": len(loaded.skipped),
                 "official": verdict,
             }  # fmt: skip
             manifest.skipped = loaded.skipped
@@ -180,9 +183,9 @@ def build_split(
 
 
 def apply_split(
-    loaded: Annotations, split: Split, *, novel: bool, keep_ids: bool = False, drop_empty: bool = False
-) -> Annotations:
-    """The records of ``loaded`` that belong to ``split``, as a new ``Annotations``; ``loaded`` stays as it is.
+    loaded: AnnotationTable, split: Split, *, novel: bool, keep_ids: bool = False, drop_empty: bool = False
+) -> AnnotationTable:
+    """The records of ``loaded`` that belong to ``split``, as a new table over the same text; ``loaded`` stays as it is.
 
     Annotations of base classes are kept, those of novel classes if ``novel``; a category's new id is its label in the
     split, in LVIS's ``neg_category_ids`` and ``not_exhaustive_category_ids`` too (OADP's rule). Classes outside the
@@ -194,21 +197,23 @@ def apply_split(
     """
     labels = _labels_by_category(loaded, split)
     last = len(split.classes) if novel else split.num_base
-    wanted = {category_id for category_id, label in labels.items() if label < last}
-    annotations = [annotation for annotation in loaded.annotations if annotation.category_id in wanted]
-    images, categories = loaded.images, loaded.categories
+    new_ids = np.array(sorted(labels.items()), np.int64).reshape(-1, 2)  # old id, label
+    images, categories, columns = loaded.images, loaded.categories, loaded.columns
+    place = np.searchsorted(new_ids[:-1, 0], columns.category_id)
+    wanted = (new_ids[place, 0] == columns.category_id) & (new_ids[place, 1] < last)
+    columns = columns[wanted]
     if drop_empty:
-        annotated = {annotation.image_id for annotation in annotations}
+        annotated = set(columns.image_id.tolist())
         images = [image for image in images if image.id in annotated]
     if not keep_ids:
-        annotations = [with_fields(one, category_id=labels[one.category_id]) for one in annotations]
+        columns = replace(columns, category_id=new_ids[place[wanted], 1])
         images = [_relabelled(image, labels) for image in images]
         categories = [with_fields(one, id=labels[one.id]) for one in categories if one.id in labels]
         categories.sort(key=lambda category: category.id)
-    return replace(loaded, images=images, annotations=annotations, categories=categories)
+    return replace(loaded, images=images, columns=columns, categories=categories)
 
 
-def _labels_by_category(loaded: Annotations, split: Split) -> dict[int, int]:
+def _labels_by_category(loaded: AnnotationTable, split: Split) -> dict[int, int]:
     """Labels by the category ids of the file, matched by name."""
     in_file = {canonical(category.name) for category in loaded.categories}
     missing = [name for name in split.classes if canonical(name) not in in_file]
@@ -222,17 +227,22 @@ def _labels_by_category(loaded: Annotations, split: Split) -> dict[int, int]:
 
 
 def _relabelled(image: Image, labels: dict[int, int]) -> Image:
-    lists = {field: getattr(image, field) for field in ("neg_category_ids", "not_exhaustive_category_ids")}
-    return with_fields(image, **{key: [labels[i] for i in ids if i in labels] for key, ids in lists.items() if ids})
+    absent, unfinished = image.neg_category_ids, image.not_exhaustive_category_ids
+    if not absent and not unfinished:
+        return image
+    return with_fields(
+        image,
+        neg_category_ids=[labels[i] for i in absent if i in labels] if absent else absent,
+        not_exhaustive_category_ids=[labels[i] for i in unfinished if i in labels] if unfinished else unfinished,
+    )
 
 
-def count(annotations: Annotations) -> official.Counts:
+def count(table: AnnotationTable) -> official.Counts:
     """Numbers of images, of annotations, and of images with an annotation."""
-    annotated = {annotation.image_id for annotation in annotations.annotations}
-    return official.Counts(len(annotations.images), len(annotations.annotations), len(annotated))
+    return official.Counts(len(table.images), len(table.columns), len(np.unique(table.columns.image_id)))
 
 
-def _check_counts(source: Path, split: Split, subset: str, loaded: Annotations, found: official.Counts, check: bool,
+def _check_counts(source: Path, split: Split, subset: str, loaded: AnnotationTable, found: official.Counts, check: bool,
                   drop_empty: bool) -> str:
     """``"ok"`` if ``source`` is the official file and so many records are left as must be, ``"-"`` if it is another."""
     if not check or not official.is_official(split, subset, len(loaded.images)):
@@ -248,6 +258,11 @@ def _check_counts(source: Path, split: Split, subset: str, loaded: Annotations, 
             f"{split.name}; fetch it again, or pass --no-count-check if it was annotated anew"
         )
     return "ok"
+
+
+def reading_processes(source: Path) -> int:
+    """Processes that read a file: one until half a gigabyte, where another one takes longer to start than it saves."""
+    return max(1, min(4, os.cpu_count() or 1, source.stat().st_size >> 28))
 
 
 def _from_manifest(target: Path) -> Built:

@@ -27,7 +27,8 @@ _MASK_BYTES = np.frombuffer(b"[{n", np.uint8)  # a list, an object or null: the 
 _SKIP_HINT = "correct the file, or leave such annotations out with --on-error skip"
 
 
-def check(path: Path, images: list, categories: list, columns: "Columns", on_error: str) -> tuple[np.ndarray, list[str]]:
+def check(path: Path, images: list, categories: list, columns: "Columns",
+          on_error: str) -> tuple[np.ndarray, list[str]]:
     """Check ids, references and boxes of decoded records; a million annotations take a quarter of a second.
 
     Returns:

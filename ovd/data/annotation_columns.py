@@ -37,11 +37,12 @@ class Columns:
     def of(cls, path: Path, records: "Sequence[Annotation]") -> "Columns":
         """The columns of decoded records; UserError that names ``path`` where an id needs more than 64 bits."""
         number = len(records)
+        masks = map(attrgetter("mask_json"), records)
         boxes = np.fromiter(chain.from_iterable(map(attrgetter("bbox"), records)), np.float64, 4 * number)
         return cls(
             *(integers(path, "annotations", records, field) for field in ("id", "image_id", "category_id")),
             boxes.reshape(-1, 4), np.fromiter(map(attrgetter("area"), records), np.float64, number),
-            np.fromiter((memoryview(record.segmentation)[0] for record in records), np.uint8, number),
+            np.fromiter((memoryview(mask or b"null")[0] for mask in masks), np.uint8, number),
         )  # fmt: skip
 
     @classmethod

@@ -6,9 +6,10 @@ Fields that this module does not know are kept: record types grow to fit the fil
 
 import gc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import RawIOBase
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -112,24 +113,42 @@ class Annotations:
 
     def write(self, path: str | Path) -> None:
         """As :meth:`save`, straight to ``path``."""
-        with open(path, "wb") as file:
-            separator = b"{"
-            for key in ("images", "annotations", "categories"):
-                file.write(separator + b'"%s":[' % key.encode())
-                for index, chunk in enumerate(_encoded_chunks(getattr(self, key))):
-                    file.write(b"," + chunk if index else chunk)
-                separator = b"],"
-            file.write(b"]}")
+        write_lists(path, {key: encoded_chunks(getattr(self, key)) for key in ("images", "annotations", "categories")})
 
 
-def _encoded_chunks(records: list, size: int = 8192) -> Iterator[bytes]:
+def write_lists(path: str | Path, lists: Mapping[str, Iterable[bytes | memoryview]]) -> None:
+    """Write a json object of lists; each is given as chunks of elements, without the list's brackets."""
+    with open(path, "wb", buffering=0) as file:
+        for data in _with_keys(lists):
+            _write_all(file, data)
+
+
+def _write_all(file: RawIOBase, data: bytes | memoryview) -> None:
+    data = memoryview(data)
+    while data:
+        data = data[file.write(data) :]
+
+
+def _with_keys(lists: Mapping[str, Iterable[bytes | memoryview]]) -> Iterator[bytes | memoryview]:
+    separator = b"{"
+    for key, chunks in lists.items():
+        yield separator + b'"%s":[' % key.encode()
+        for index, chunk in enumerate(chunks):
+            if index:
+                yield b","
+            yield chunk
+        separator = b"],"
+    yield b"]}"
+
+
+def encoded_chunks(records: list, size: int = 8192) -> Iterator[memoryview]:
     """Records as compact json without the list's brackets, a few megabytes at a time."""
     encoder = msgspec.json.Encoder()
     remaining = iter(records)
     while chunk := list(islice(remaining, size)):
         encoded = encoder.encode(chunk)
         blank = b" " in encoded or b"\n" in encoded  # in raw values, as the file has them
-        yield (msgspec.json.format(encoded, indent=-1) if blank else encoded)[1:-1]
+        yield memoryview(msgspec.json.format(encoded, indent=-1) if blank else encoded)[1:-1]
 
 
 def load_annotations(
@@ -148,10 +167,7 @@ def load_annotations(
         UserError: one line that names the file and the record.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the annotation file {path}: {error.strerror or error}") from None
+    content = read_content(path)
     with no_garbage_collection():
         loaded = _load(path, content, on_error)
         if check:
@@ -163,9 +179,17 @@ def load_annotations(
     return loaded
 
 
+def read_content(path: Path) -> bytes:
+    """The bytes of an annotation file; UserError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the annotation file {path}: {error.strerror or error}") from None
+
+
 def _load(path: Path, content: bytes, on_error: str, skipped: Sequence[str] = ()) -> Annotations:
     try:
-        images, annotations, categories = _decode(content)
+        images, annotations, categories = decode_lists(content)
     except msgspec.DecodeError as error:
         if annotation_checks.has_non_finite(content, error):
             content, skipped = annotation_checks.without_non_finite(path, content, on_error)
@@ -192,8 +216,11 @@ _UNKNOWN = re.compile(r"unknown field `(.*)` - at `\$\.(images|annotations|categ
 _MOST_EXTRA_FIELDS = 100  # each may cost a pass over the file
 
 
-def _decode(content: bytes) -> tuple[list[Image], list[Annotation], list[Category]]:
-    """Decode the three lists. Fields that the record types lack are added to them, as raw json, until the file fits."""
+def decode_lists(content: bytes) -> tuple[list[Image], list[Annotation], list[Category]]:
+    """Images, annotations and categories of a file.
+
+    Fields that the record types lack are added to them, as raw json, until the file fits.
+    """
     bases = {"images": Image, "annotations": Annotation, "categories": Category}
     extra: dict[str, list[str]] = {kind: [] for kind in bases}
     while True:

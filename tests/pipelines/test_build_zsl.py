@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovd.data.annotation_table import read_table
 from ovd.data.annotations import load_annotations
 from ovd.errors import UserError
 from ovd.stores.manifest import Manifest, fingerprint
@@ -90,7 +91,7 @@ def test_files_equal_the_plain_rule(tmp_path_factory, file, data):
     split = Split("any", "custom", names[:first], names[first:second], names[second:])
     folder = tmp_path_factory.mktemp("plain")
     (folder / "source.json").write_text(json.dumps(file))
-    loaded = load_annotations(folder / "source.json")
+    loaded = read_table(folder / "source.json")
     for novel, keep_ids, drop_empty in data.draw(st.lists(st.tuples(*[st.booleans()] * 3), min_size=1, max_size=3)):
         result = apply_split(loaded, split, novel=novel, keep_ids=keep_ids, drop_empty=drop_empty)
         result.save(folder / "result.json")
@@ -139,9 +140,9 @@ def test_a_file_of_both_lvis_spellings_is_split_and_its_ids_become_labels(tmp_pa
         "categories": [{"id": i, "name": name, "synonyms": [name]} for i, name in enumerate(names, start=1)],
     }  # fmt: skip
     (tmp_path / "lvis.json").write_text(json.dumps(file))
-    result = apply_split(load_annotations(tmp_path / "lvis.json"), split, novel=False)
+    result = apply_split(read_table(tmp_path / "lvis.json"), split, novel=False)
     assert result.images[0].neg_category_ids == [1202, 0] and result.images[0].not_exhaustive_category_ids == [865]
-    assert result.annotations[0].category_id == 0
+    assert result.columns.category_id.tolist() == [0]
     assert [category.id for category in result.categories] == list(range(1203))
 
 
@@ -288,7 +289,7 @@ def test_a_missing_data_folder_is_named(tmp_path, capsys):
 
 
 def test_counts_of_a_file_that_passes_for_the_official_one_are_checked(coco_root, monkeypatch, capsys):
-    source = load_annotations(coco_root / "annotations/instances_train2017.json")
+    source = read_table(coco_root / "annotations/instances_train2017.json")
     base = count(apply_split(source, get_split("48_17"), novel=False))
     monkeypatch.setitem(official.SOURCES, ("coco", "train"), count(source))
     monkeypatch.setitem(official.RESULTS, ("48_17", "train"), base)
