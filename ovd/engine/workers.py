@@ -21,6 +21,7 @@ Result = TypeVar("Result")
 
 _work: Callable[[Any, Callable[[int], None]], Any] | None = None
 _done = None
+_at_work = False
 
 
 def run_tasks(start: Callable[..., Callable[[Task, Callable[[int], None]], Result]], arguments: tuple,
@@ -84,9 +85,14 @@ def _pool(processes: int, context: Any, initargs: tuple) -> Iterator[ProcessPool
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+class _Stopped(BaseException):
+    """SIGTERM, which is how the parent stops its workers; unwinding a task removes the file that it is writing."""
+
+
 def _start(counter: Any, start: Callable, arguments: tuple) -> None:
     global _work, _done
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _done = counter
     _work = start(*arguments)
@@ -97,8 +103,21 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
+def _stop(number: int, frame: object) -> None:
+    if not _at_work:
+        os._exit(128 + number)
+    raise _Stopped
+
+
 def _run(task: Any) -> Any:
-    return _work(task, _report)
+    global _at_work
+    try:
+        _at_work = True
+        return _work(task, _report)
+    except _Stopped:
+        os._exit(128 + signal.SIGTERM)
+    finally:
+        _at_work = False
 
 
 def _report(units: int) -> None:
