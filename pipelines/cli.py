@@ -6,8 +6,12 @@ their command is asked for, so ``ovd --help`` does not load torch.
 
 import argparse
 import importlib
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ovd import __version__
 from ovd.errors import UserError, nearest
@@ -38,7 +42,11 @@ STAGES = {
 
 
 def run_stage(name: str, argv: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Parse ``argv`` for the stage ``name`` and run it; returns the exit status (2 after a user's mistake)."""
+    """Parse ``argv`` for the stage ``name`` and run it.
+
+    Returns:
+        The exit status: 2 after a user's mistake, 128 and the signal's number when it was told to stop.
+    """
     module_name, description = STAGES[name]
     module = importlib.import_module(f"pipelines.{module_name}")
     parser = argparse.ArgumentParser(prog=prog, description=module.__doc__ or description,
@@ -46,13 +54,36 @@ def run_stage(name: str, argv: Sequence[str] | None = None, prog: str | None = N
     module.add_arguments(parser)
     args = parser.parse_args(argv)
     try:
-        return module.run(args) or 0
+        with _stop_signals():
+            return module.run(args) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("interrupted: run the same command again to go on", file=sys.stderr)
-        return 130
+        return 128 + (stopped.args or (signal.SIGINT,))[0]
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a stage as Ctrl-C does, so that what it is writing is removed.
+
+    Not in torchrun's processes, which may wait for each other where no Python runs.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread() and "TORCHELASTIC_RUN_ID" not in os.environ:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+                before[number] = signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
