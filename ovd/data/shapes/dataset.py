@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,10 +12,12 @@ from tqdm import tqdm
 
 from ovd.data.shapes.render import SceneObject, render_scene
 from ovd.data.shapes.world import TRAIN_WEIGHT, ShapeClass, world_classes, supervised_split, world_split
+from ovd.engine.workers import run_tasks
 from ovd.stores.atomic import atomic_write
 
 SUBSETS = {"train": 1, "val": 2}  # part of each scene's seed, so that subsets never share a scene
 JPEG_QUALITY = 95
+SCENES_PER_TASK = 16
 NEGATIVES = 12  # categories of an image verified as absent, in the LVIS files
 NOT_EXHAUSTIVE = 0.05  # chance that a category with several objects in an image misses one, in the LVIS files
 
@@ -47,10 +49,10 @@ def write_dataset(root: Path, counts: dict[str, int], seed: int, size: int, work
     summary = {}
     for subset, count in counts.items():
         (root / f"{subset}2017").mkdir(exist_ok=True)
-        jobs = [(root, subset, index, seed, size) for index in range(count)]
-        with ProcessPoolExecutor(workers) as pool:
-            results = pool.map(_write_scene, jobs, chunksize=16)
-            rendered = list(tqdm(results, total=count, desc=f"rendering {subset}", unit="image"))
+        tasks = [range(count)[i:i + SCENES_PER_TASK] for i in range(0, count, SCENES_PER_TASK)]
+        with tqdm(total=count, desc=f"rendering {subset}", unit="image") as bar:
+            done = run_tasks(_start_writing, (root, subset, seed, size), tasks, workers, bar)
+        rendered = [scene for scenes in done for scene in scenes]
         images = [image for image, _ in rendered]
         annotations = [annotation for _, found in rendered for annotation in found]
         for number, annotation in enumerate(annotations, start=1):
@@ -64,8 +66,19 @@ def write_dataset(root: Path, counts: dict[str, int], seed: int, size: int, work
     return summary
 
 
-def _write_scene(job: tuple[Path, str, int, int, int]) -> tuple[dict, list[dict]]:
-    root, subset, index, seed, size = job
+def _start_writing(root: Path, subset: str, seed: int, size: int) -> Callable:
+    """A process's function for a task: the records of some scenes, whose images it writes."""
+    def write(indices: range, report: Callable[[int], None]) -> list[tuple[dict, list[dict]]]:
+        records = []
+        for index in indices:
+            records.append(_write_scene(root, subset, index, seed, size))
+            report(1)
+        return records
+
+    return write
+
+
+def _write_scene(root: Path, subset: str, index: int, seed: int, size: int) -> tuple[dict, list[dict]]:
     pixels, objects = scene(seed, SUBSETS[subset], index, size, weighted=subset == "train")
     image_id = SUBSETS[subset] * 10_000_000 + index + 1
     name = f"{image_id:012d}.jpg"
