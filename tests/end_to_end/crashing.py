@@ -36,7 +36,7 @@ _STEPS = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.trun
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: ``status`` is the exit status, or minus the signal that killed it; ``text`` is all it printed."""
+    """How a run ended: its exit status, or minus the signal that killed it, and all that it printed."""
 
     status: int
     seconds: float
@@ -106,10 +106,11 @@ class Launcher:
         """Args: ``folder`` is for the logs of the runs."""
         self._logs, self._count = folder, 0
         folder.mkdir(parents=True, exist_ok=True)
-        single = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-        self._process = subprocess.Popen([sys.executable, __file__], cwd=ROOT, stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, stderr=open(folder / "launcher.txt", "wb"),
-                                         env={**os.environ, **single, "PYTHONPATH": str(ROOT)})
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        with open(folder / "launcher.txt", "wb") as log:
+            self._process = subprocess.Popen([sys.executable, __file__], cwd=ROOT, stdin=subprocess.PIPE,
+                                             stdout=subprocess.PIPE, stderr=log,
+                                             env={**os.environ, **single, "PYTHONPATH": str(ROOT)})
         self.reply(300)
 
     def start(self, argv: Sequence[object], **conditions: object) -> Run:
@@ -233,7 +234,8 @@ def _import_everything() -> None:
         importlib.import_module(f"pipelines.{module}")
     load_config("configs/shapes/vild.py")
     for module in ("ovd.clip.regions", "ovd.clip.shard_job", "ovd.clip.text", "ovd.clip.towers", "ovd.engine.runner",
-                   "ovd.evaluation.metric", "ovd.models.crop_detector", "pipelines.proposals.extraction", "pipelines.prompt_learning.learning"):
+                   "ovd.evaluation.metric", "ovd.models.crop_detector", "pipelines.proposals.extraction",
+                   "pipelines.prompt_learning.learning"):
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # or the end of every child would visit, and so copy, all objects of these modules
@@ -248,7 +250,6 @@ def _become_run(request: dict, libc: ctypes.CDLL) -> None:
         os.close(opened)
     os.dup2(1, 2)
     try:
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", buffering=1), open(2, "w", buffering=1)
         _arrange(request, libc)
     except OSError as error:
         print(f"not possible here: {error}")
