@@ -32,7 +32,7 @@ class ImageSize(Protocol):
 
 
 def load_proposals(path: str | os.PathLike, images: Sequence[ImageSize], order: str, *,
-                   max_per_image: int | None = None) -> dict[int, Regions]:
+                   max_per_image: int | None = None, as_they_are: bool = False) -> dict[int, Regions]:
     """The proposals in an mmdet pickle, by image id, each image's by descending score.
 
     Boxes without area (mmdet writes one zero box for an image without proposals) are left out. Arrays ``[n, 4]`` have
@@ -43,6 +43,7 @@ def load_proposals(path: str | os.PathLike, images: Sequence[ImageSize], order: 
         images: all images of the annotation file, in its order.
         order: ``"json"`` or ``"sorted"``, see above.
         max_per_image: keep that many of the best.
+        as_they_are: keep all rows in the file's order, those without area too: other files are aligned with them.
 
     Raises: UserError that names the file and the image for anything that is not such a list, another number of images,
         values that are not finite, inverted boxes, and boxes outside their image.
@@ -62,14 +63,21 @@ def load_proposals(path: str | os.PathLike, images: Sequence[ImageSize], order: 
                             f"{image.height}) with order {order!r}; {_other_order(checked, images, order)}")
     result = {}
     for boxes, image in zip(checked, ordered):
+        if as_they_are:
+            result[image.id] = Regions(boxes[:, :4], boxes[:, 4])
+            continue
         boxes = boxes[(boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])]
         boxes = boxes[np.argsort(-boxes[:, 4], kind="stable")][:max_per_image]
         result[image.id] = Regions(boxes[:, :4], boxes[:, 4])
     return result
 
 
-def save_proposals(path: str | os.PathLike, store: RegionStore, images: Sequence[ImageSize], order: str) -> None:
-    """Write the proposals of ``images`` as mmdet reads them, by descending score, one entry per image in ``order``.
+def save_proposals(path: str | os.PathLike, store: RegionStore, images: Sequence[ImageSize], order: str, *,
+                   by_score: bool = True) -> None:
+    """Write the proposals of ``images`` as mmdet reads them, one entry per image in ``order``.
+
+    Args:
+        by_score: by descending score; False keeps the store's order, for files whose rows are aligned with these.
 
     Raises: UserError when an image is not in the store.
     """
@@ -78,7 +86,7 @@ def save_proposals(path: str | os.PathLike, store: RegionStore, images: Sequence
     entries = []
     for image in ordered:
         regions = store.view(image.id)
-        rows = np.argsort(-regions.scores, kind="stable")
+        rows = np.argsort(-regions.scores, kind="stable") if by_score else slice(None)
         entries.append(np.concatenate([regions.boxes[rows], regions.scores[rows, None]], axis=1))
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         pickle.dump(entries, file, protocol=4)

@@ -7,7 +7,7 @@ Shapes: N rows, D width, Q queries, K hits.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ovd.errors import UserError
 from ovd.stores.index_kinds import MEMORY, adder, choose_kind, opened, train, training_rows, untrained_index
 from ovd.stores.index_recall import REPORTED, QuerySet, choose_effort
 from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, fingerprint_json, publish, require
-from ovd.stores.region_rows import BestRows, RowMap, ranked, row_blocks, take_rows
+from ovd.stores.region_rows import BLOCK, BestRows, RowMap, ranked, row_blocks, take_rows
 from ovd.stores.shards import RegionStore
 
 __all__ = ["RegionIndex", "build_index", "index_file"]
@@ -27,7 +27,8 @@ STAGE = "build-index"
 SAMPLE = 256  # rows of the store, and texts, that recall is measured with
 
 _TOGETHER = 64  # queries whose candidates are compared again at a time
-_SCANNED = 1024  # queries for which a store is read once
+_SCANNED = 1024  # queries for which all rows are gone through once
+_MULTIPLIED = 16  # queries from which a matrix product is faster than faiss's scan of half floats
 
 
 class RegionIndex:
@@ -121,7 +122,7 @@ class RegionIndex:
             raise ValueError(f"k = {k}: needs 1 or more")
         if not len(queries_QD):
             return np.zeros((0, k), np.float32), np.zeros((0, k), np.int64)
-        if self._index is None:
+        if self._index is None or (self.kind == "exact" and len(queries_QD) >= _MULTIPLIED):
             parts = [self._scanned(queries_QD[i:i + _SCANNED], k) for i in range(0, len(queries_QD), _SCANNED)]
         elif self._refine > 1 and self.store is not None:
             parts = [self._refined(queries_QD[i:i + _TOGETHER], k) for i in range(0, len(queries_QD), _TOGETHER)]
@@ -132,9 +133,15 @@ class RegionIndex:
 
     def _scanned(self, queries_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         best = BestRows(queries_QD, k)
-        for first, rows_BD in row_blocks(self.store):
+        for first, rows_BD in row_blocks(self.store) if self._index is None else self._own_blocks():
             best.add(first, rows_BD)
         return best.result()
+
+    def _own_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The rows of an exact index, as :func:`~ovd.stores.region_rows.row_blocks` gives those of a store."""
+        codes = faiss.rev_swig_ptr(self._index.codes.data(), len(self) * 2 * self.dim)
+        rows_ND = codes.view(np.float16).reshape(len(self), self.dim)
+        return ((first, rows_ND[first:first + BLOCK]) for first in range(0, len(self), BLOCK))
 
     def _found(self, queries_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         wide = min(k, len(self), self._most_hits)
