@@ -31,6 +31,7 @@ STAGES = {
     "train": ("train", "train a detector or a proposal network"),
     "test": ("test", "evaluate a checkpoint"),
     "convert-checkpoint": ("checkpoint_conversion", "convert a checkpoint between key layouts"),
+    "find-support": ("support", "suggest example boxes of a class"),
     "audit": ("audit", "look for wrong labels and duplicates in annotations"),
     "clip-on-crops": ("clip_on_crops", "evaluate CLIP on cropped proposals, without training"),
     "zero-shot": ("zero_shot", "accuracy of a CLIP on ground-truth crops"),
