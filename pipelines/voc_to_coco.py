@@ -21,7 +21,6 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ovd.data import annotation_checks
 from ovd.data.annotations import Annotation, Annotations, Category, Image
 from ovd.errors import UserError, nearest
 from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, fingerprint_json, publish
@@ -64,7 +63,7 @@ def convert(devkit: Path, sets: Sequence[str], out: Path, *, overwrite: bool = F
         return
     with publish(out, Manifest("annotations", STAGE, config, inputs)) as (temporary, manifest):
         loaded = read_xml_files(tqdm(xml_files, desc="reading", unit=" files"))
-        annotation_checks.check(out, loaded, "stop")
+        loaded.check(out)
         loaded.write(temporary)
         difficult = sum(annotation.iscrowd for annotation in loaded.annotations)
         manifest.counts = {"images": len(loaded.images), "annotations": len(loaded.annotations),

@@ -106,6 +106,14 @@ class Annotations:
             grouped[annotation.image_id].append(annotation)
         return grouped
 
+    def check(self, path: Path, on_error: Literal["stop", "skip"] = "stop") -> None:
+        """Check ids, references and boxes; UserError that names ``path``, or ``"skip"``, as :func:`load_annotations`."""
+        columns = Columns.of(path, self.annotations)
+        keep, lines = annotation_checks.check(path, self.images, self.categories, columns, on_error)
+        if lines:
+            self.annotations = [record for record, kept in zip(self.annotations, keep) if kept]
+            self.skipped.extend(lines)
+
     def save(self, path: str | Path) -> None:
         """Write compact json with the keys images, annotations, categories; whole or not at all."""
         with atomic_write(path) as temporary:
@@ -171,11 +179,7 @@ def load_annotations(
     with no_garbage_collection():
         loaded = _load(path, content, on_error)
         if check:
-            columns = Columns.of(path, loaded.annotations)
-            keep, lines = annotation_checks.check(path, loaded.images, loaded.categories, columns, on_error)
-            if lines:
-                loaded.annotations = [record for record, kept in zip(loaded.annotations, keep) if kept]
-                loaded.skipped.extend(lines)
+            loaded.check(path, on_error)
     return loaded
 
 
