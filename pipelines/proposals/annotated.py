@@ -43,9 +43,10 @@ def annotated_proposals(config: str | Path, subset_name: str, *, options: Sequen
         raise UserError(f"{subset.ann_file}: has no object of the split's classes; are they the right ones?")
     writer = RegionStore.create(subset.store, "proposals", subset.photos, shard_size, overwrite=overwrite,
                                 config=record)
-    for shard in writer.missing():
-        boxes = {image_id: objects(image_id, nothing).objects_G4 for image_id in writer.image_ids(shard)}
-        writer.write(shard, {i: Regions(boxes_G4, np.ones(len(boxes_G4))) for i, boxes_G4 in boxes.items()})
-    manifest = writer.finish(STAGE, **record, wall_seconds=round(time.perf_counter() - start, 1))
+    with writer.exclusive():
+        for shard in writer.missing():
+            boxes = {image_id: objects(image_id, nothing).objects_G4 for image_id in writer.image_ids(shard)}
+            writer.write(shard, {i: Regions(boxes_G4, np.ones(len(boxes_G4))) for i, boxes_G4 in boxes.items()})
+        manifest = writer.finish(STAGE, **record, wall_seconds=round(time.perf_counter() - start, 1))
     print(f"{subset.store}: the {manifest.counts['regions']:,} annotated boxes of {manifest.counts['images']:,} images")
     return manifest

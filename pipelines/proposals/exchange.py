@@ -44,11 +44,12 @@ def import_proposals(config: str | Path, subset_name: str, file: str | Path, ord
         found = load_proposals(file, subset.annotations.images, order, max_per_image=settings.max_per_image)
         writer = RegionStore.create(subset.store, "proposals", subset.photos, shard_size, overwrite=overwrite,
                                     config=record)
-        missing = writer.missing()
-        for shard in missing:
-            writer.write(shard, {image_id: found[image_id] for image_id in writer.image_ids(shard)})
-        seconds = time.perf_counter() - start
-        manifest = writer.finish(STAGE, **record, wall_seconds=round(seconds, 1), flags={"trained_on": None})
+        with writer.exclusive():
+            missing = writer.missing()
+            for shard in missing:
+                writer.write(shard, {image_id: found[image_id] for image_id in writer.image_ids(shard)})
+            seconds = time.perf_counter() - start
+            manifest = writer.finish(STAGE, **record, wall_seconds=round(seconds, 1), flags={"trained_on": None})
         report(subset, manifest, len(missing), seconds)
     return report_recall(subset, recall_images) if recall_images else {}
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -107,24 +108,27 @@ def _extract_subset(subset: Subset, record: dict, shard_size: int, job: dict, pr
         return
     plan = {"path": subset.store, "kind": "proposals", "image_ids": subset.photos, "images_per_shard": shard_size,
             "config": record}
-    missing = on_main(lambda: RegionStore.create(**plan, overwrite=overwrite).missing())
+    on_main(lambda: RegionStore.create(**plan, overwrite=overwrite) is None)
     writer = RegionStore.create(**plan)
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    tasks = [(shard, [subset.photos[image_id] for image_id in writer.image_ids(shard)])
-             for shard in missing[rank::world_size()]]
-    _check_files(tasks, job["skip_bad_images"])
-    threads = job["threads"] or (max(1, torch.get_num_threads() // processes) if processes > 1 else None)
-    with tqdm(total=sum(len(photos) for _, photos in tasks), desc=f"proposals of {subset.name}", unit=" images",
-              disable=not is_main(), dynamic_ncols=True) as bar:
-        run_tasks(start_extracting, (Job(**{**job, "threads": threads}, writer=writer),), tasks, processes, bar)
-    if dist.is_initialized():
-        dist.barrier()
-    if is_main():
-        seconds = time.perf_counter() - start
-        novel = [name for name in subset.split.novel if name in trained] if subset.split and trained else []
-        manifest = writer.finish(STAGE, **record, wall_seconds=round(seconds, 1), skipped=_skipped(writer, subset),
-                                 flags={"trained_on": trained, "trained_on_novel": novel})
-        report(subset, manifest, len(missing), seconds)
+    with ExitStack() as stack:
+        on_main(lambda: stack.enter_context(writer.exclusive()) is None)  # the first process holds it for all
+        missing = on_main(writer.missing)
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        tasks = [(shard, [subset.photos[image_id] for image_id in writer.image_ids(shard)])
+                 for shard in missing[rank::world_size()]]
+        _check_files(tasks, job["skip_bad_images"])
+        threads = job["threads"] or (max(1, torch.get_num_threads() // processes) if processes > 1 else None)
+        with tqdm(total=sum(len(photos) for _, photos in tasks), desc=f"proposals of {subset.name}", unit=" images",
+                  disable=not is_main(), dynamic_ncols=True) as bar:
+            run_tasks(start_extracting, (Job(**{**job, "threads": threads}, writer=writer),), tasks, processes, bar)
+        if dist.is_initialized():
+            dist.barrier()
+        if is_main():
+            seconds = time.perf_counter() - start
+            novel = [name for name in subset.split.novel if name in trained] if subset.split and trained else []
+            manifest = writer.finish(STAGE, **record, wall_seconds=round(seconds, 1), skipped=_skipped(writer, subset),
+                                     flags={"trained_on": trained, "trained_on_novel": novel})
+            report(subset, manifest, len(missing), seconds)
 
 
 def _check_files(tasks: list[Task], skip_bad_images: bool) -> None:
