@@ -113,14 +113,20 @@ def write_bytes(path: str | os.PathLike, data: bytes | memoryview) -> None:
         file.write(data)
 
 
-def sweep(folder: str | os.PathLike) -> int:
-    """Remove temporary files in ``folder`` of processes of this machine that are gone; returns how many."""
+def sweep(folder: str | os.PathLike, everything: bool = False) -> int:
+    """Remove temporary files in ``folder`` of processes of this machine that are gone; returns how many.
+
+    Args:
+        everything: of other machines too, and whatever process has their numbers now: nobody else writes here.
+    """
     removed = 0
-    for leftover in Path(folder).glob(f"{TEMPORARY}{host_name()}-*"):
-        owner = leftover.name[len(TEMPORARY) + len(host_name()) + 1:].split("-", 1)[0]
+    for leftover in Path(folder).glob(f"{TEMPORARY}*"):
+        host, _, rest = leftover.name.removeprefix(TEMPORARY).partition("-")
+        owner = rest.partition("-")[0]
         # in containers that start again, the process that was killed often had our number
-        if owner.isdigit() and leftover.name not in _writing and \
-                (int(owner) == os.getpid() or not _is_alive(int(owner))):
+        gone = everything or (host == host_name() and owner.isdigit()
+                              and (int(owner) == os.getpid() or not _is_alive(int(owner))))
+        if gone and leftover.name not in _writing:
             with suppress(OSError):
                 leftover.unlink()
                 removed += 1

@@ -54,6 +54,11 @@ class StoreLock:
         self._part: int | None = None
 
     @property
+    def is_alone(self) -> bool:
+        """Whether no other run can be writing the store: it is held as a whole, where there are locks."""
+        return self.part is None and self._store is not None
+
+    @property
     def _part_file(self) -> Path:
         return self.folder / f"{PREFIX}-part-{self.part[0]}-of-{self.part[1]}"
 
@@ -81,7 +86,9 @@ class StoreLock:
             _close(self._store)
         self._part = self._store = None
 
-    __enter__ = acquire
+    def __enter__(self) -> "StoreLock":
+        self.acquire()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.release()

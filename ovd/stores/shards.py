@@ -75,7 +75,8 @@ class StoreWriter:
 
         Raises: UserError at once when another run holds it, or has begun the store anew since this writer was made.
         """
-        with StoreLock(self.path, part):
+        with StoreLock(self.path, part) as lock:
+            sweep(self.path, everything=lock.is_alone)
             if read_plan(self.path) != self._plan:
                 raise UserError(f"{self.path}: another run has just begun this store with another configuration or "
                                 "inputs; choose another output path")

@@ -172,3 +172,12 @@ def test_the_lock_of_a_run_killed_at_its_very_begin_is_no_users_file(tmp_path, h
     with RegionStore.create(tmp_path, "proposals", range(3)).exclusive((1, 1)):
         pass
     assert sorted(os.listdir(tmp_path)) == ["image_ids.npy", "plan.json"]
+
+
+def test_who_holds_the_store_alone_removes_what_was_left_on_any_machine(tmp_path):
+    writer = RegionStore.create(tmp_path, "proposals", range(3))
+    (tmp_path / ".tmp-elsewhere-1-abcdef-shard-00000-of-00001.h5").write_bytes(b"half")
+    with writer.exclusive((1, 2)):
+        assert sorted(os.listdir(tmp_path))[2].startswith(".tmp-elsewhere"), "the other part may be written there"
+    with writer.exclusive():
+        assert not list(tmp_path.glob(".tmp-*"))
