@@ -107,7 +107,7 @@ class Annotations:
         return grouped
 
     def check(self, path: Path, on_error: Literal["stop", "skip"] = "stop") -> None:
-        """Check ids, references and boxes; UserError that names ``path``, or ``"skip"``, as :func:`load_annotations`."""
+        """Check ids, references and boxes; UserError that names ``path``, or ``"skip"``, as for a file."""
         columns = Columns.of(path, self.annotations)
         keep, lines = annotation_checks.check(path, self.images, self.categories, columns, on_error)
         if lines:
