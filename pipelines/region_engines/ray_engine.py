@@ -6,6 +6,7 @@ nodes that join later are used. The shards of an actor that is lost, with its no
 
 import os
 import pickle
+import secrets
 import socket
 import time
 from collections import Counter, deque
@@ -56,6 +57,10 @@ def ray_cluster(address: str | None, processes: int | None, device: str) -> Iter
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a worker without GPUs keeps its environment
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of workers of our own cluster; they are what it is there for
+    if not address and not any(name.startswith("RAY_AUTH_") for name in os.environ):
+        # nobody else on the network may use it; Ray would do the same with a token that it leaves in the home folder
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     import ray
 
     if address:
@@ -67,8 +72,10 @@ def ray_cluster(address: str | None, processes: int | None, device: str) -> Iter
         ray.init(logging_level="ERROR", log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        where = f"--address {address}: no Ray cluster could be joined there" if address else "Ray did not start"
-        raise UserError(f"{where} ({reason})") from error
+        if not address:
+            raise UserError(f"Ray did not start ({reason})") from error
+        raise UserError(f"--address {address}: no Ray cluster could be joined there ({reason}); is it up, and if it "
+                        "wants a token, is RAY_AUTH_MODE=token set here too?") from error
     try:
         gpus = ray.cluster_resources().get("GPU", 0) >= 1
         if device == "cuda" and not gpus:
@@ -181,7 +188,7 @@ class _Pool:
         self.members: list[_Member] = []
         self.calls: dict[Any, tuple[_Member, str, int | None]] = {}
         self.losses: Counter[int | None] = Counter()  # of actors, by shard; None: as they started
-        self.done = bar.n
+        self.done = 0  # crops
 
     def run(self) -> None:
         """Returns when all shards are on disk."""
@@ -257,6 +264,8 @@ class _Pool:
         elif method == "start":
             if result:
                 raise UserError(result)
+            if not any(other.started for other in self.members):
+                self.bar.reset()  # it times embedding, not loading
             member.started = True
             self.losses.pop(None, None)
         else:
@@ -273,7 +282,8 @@ class _Pool:
     def _show(self) -> None:
         """Move the bar; crops of a lost actor were counted before their time, so it may stand still for a while."""
         counted = self.done + sum(member.crops for member in self.members)
-        self.bar.update(max(0, counted - self.bar.n))
+        if counted > self.bar.n:
+            self.bar.update(counted - self.bar.n)
 
     def _lost(self, member: _Member, error: Exception) -> None:
         """Give back the shards of a dead actor.
