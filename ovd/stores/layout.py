@@ -16,6 +16,7 @@ import mmap
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -31,6 +32,7 @@ UNIT_TOLERANCE = 5e-3
 _DATASETS = {"image_id": ("<i8",), "offset": ("<i8",), "boxes": ("<f4",), "score": ("<f4",),
              "embedding": ("<f2", "|i1"), "scale": ("<f4",)}
 _REMEDY = "delete it and run the stage again, which rebuilds only this shard"
+_ALIGNMENT = 64  # bytes; smaller datasets follow each other
 _BLOCK = 1 << 22  # bytes that are read, digested and compared at a time
 
 
@@ -120,7 +122,7 @@ def encode_shard(arrays: Mapping[str, np.ndarray], kind: str, plan: str) -> byte
     # unused are zero. Rows begin at multiples of 64 bytes, as copies from the memory map like it.
     name = f"shard-{threading.get_ident()}"  # HDF5 has one file of a name open at a time, also in memory
     with h5py.File(name, "w", driver="core", backing_store=False, libver=("earliest", "v108"), track_order=False,
-                   block_size=1 << 24, alignment_threshold=64, alignment_interval=64) as file:
+                   block_size=1 << 24, alignment_threshold=_ALIGNMENT, alignment_interval=_ALIGNMENT) as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array, track_times=False)
         file.attrs["kind"] = np.bytes_(kind)
@@ -184,6 +186,12 @@ class Shard:
                 raise ValueError(f"{name} is not contiguous")
             if place is not None and place + int(np.prod(shape)) * dtype.itemsize > self.size:
                 raise ValueError(f"{name} ends after the file")
+        # HDF5 does not notice when the place of a dataset is wrong in the file: none begins in the middle of another
+        taken = sorted((place, place + int(np.prod(shape)) * dtype.itemsize)
+                       for place, shape, dtype in self._layout.values() if place is not None)
+        if any(start < end for (_, end), (start, _) in pairwise(taken)) or any(
+                end - start >= _ALIGNMENT and start % _ALIGNMENT for start, end in taken):
+            raise ValueError("datasets are not where they were written")
 
     @property
     def dim(self) -> int | None:

@@ -10,6 +10,7 @@ A shard is the unit of work. Any number of processes may write different shards 
 """
 
 import hashlib
+import io
 import json
 import operator
 import os
@@ -220,8 +221,9 @@ class RegionStore:
         elif not resume:
             raise UserError(f"{path}: the store exists; pass --overwrite to begin again")
         if not (path / "image_ids.npy").exists():
-            with atomic_write(path / "image_ids.npy") as temporary:
-                np.save(temporary, ids)
+            buffer = io.BytesIO()  # numpy does not say why it could not write
+            np.save(buffer, ids)
+            write_bytes(path / "image_ids.npy", buffer.getbuffer())
         sweep(path)
         return StoreWriter(path, plan, ids)
 
