@@ -20,7 +20,8 @@ from ovd.clip.bicubic import dense_weights, fixed_point, most_taps, source_windo
 # and neither the order of summation, nor the device, nor what else is in the batch can change a result.
 _WEIGHT_BITS = 16
 _MIDDLE = 128
-_SIZES = np.array(sorted([2 ** k for k in range(3, 24)] + [3 * 2 ** k for k in range(3, 22)]))
+_POWERS = 2 ** np.arange(4, 24)
+_SIZES = np.sort(np.concatenate([_POWERS, _POWERS[1:] * 3 // 2]))
 
 
 def resize_windows(image_HW3: Tensor, windows_M4: np.ndarray, views_M4: np.ndarray, side: int,
@@ -46,7 +47,7 @@ def resize_windows(image_HW3: Tensor, windows_M4: np.ndarray, views_M4: np.ndarr
     if not len(windows_M4):
         return out_MSS3
     sources_M4 = source_windows(windows_M4, views_M4, side)
-    padded_M2 = _SIZES[np.searchsorted(_SIZES, sources_M4[:, 2:] - sources_M4[:, :2])]
+    padded_M2 = _padded(sources_M4[:, 2:] - sources_M4[:, :2])
     order = np.lexsort(padded_M2.T)
     corner_M2 = windows_M4[:, :2]
     plan = np.stack([windows_M4[:, 2:] - corner_M2, views_M4[:, :2], views_M4[:, 2:], sources_M4[:, :2] - corner_M2,
@@ -60,6 +61,16 @@ def resize_windows(image_HW3: Tensor, windows_M4: np.ndarray, views_M4: np.ndarr
             part_SS = _resize(pixels, plan[:, :, first:last], width, height, side)
             out_MSS3.index_copy_(0, order_M[first:last], part_SS.transpose(2, 3))
     return out_MSS3
+
+
+def _padded(sizes_M2: np.ndarray) -> np.ndarray:
+    """Sizes to pad windows to: few different ones, so that there are few launches, and each by its own size alone.
+
+    Most windows are nearly square: these go to squares, the rest to powers of two.
+    """
+    step_M2 = np.searchsorted(_SIZES, sizes_M2)
+    square_M1 = np.ptp(step_M2, axis=1, keepdims=True) <= 1
+    return np.where(square_M1, _SIZES[step_M2.max(axis=1, keepdims=True)], _POWERS[np.searchsorted(_POWERS, sizes_M2)])
 
 
 def _bordered(image_HW3: Tensor, dtype: torch.dtype) -> Tensor:

@@ -99,6 +99,13 @@ def test_extreme_boxes_of_a_photo_at_full_size(way, box):
     assert_within_a_level(crops, PillowCropper(recipe, 224)(image, boxes))
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("box", [[3, 0, 5, 300], [20, 10, 21, 300]])
+def test_rows_come_first_however_tall_the_window(way, box):
+    image, recipe, boxes = Image.fromarray(hard(40, 300)), CropRecipe("warp", (1.0,)), np.array([box], np.float32)
+    assert_within_a_level(DeviceCropper(recipe, 64, **WAYS[way])(image, boxes), plain_crops(image, boxes, recipe, 64))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("kwargs", "share"), [
     (WAYS["in turn"], 0.999), (WAYS["dense"], 0.995), ({"dense": True, "dtype": torch.float16}, 0.9),
