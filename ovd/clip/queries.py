@@ -35,7 +35,7 @@ def check_clip(store: RegionStore, clip: ClipModel) -> None:
     if (made_by and made_by != clip.fingerprint) or store.dim != clip.embed_dim:
         raise UserError(f"{store.path}: was made with another CLIP ({(made_by or 'unknown')[:15]}, width {store.dim}) "
                         f"than {clip.name} ({clip.fingerprint[:15]}, width {clip.embed_dim}): name that one with "
-                        "--pretrained")
+                        "--pretrained, or make the store again with ovd embed-regions")
 
 
 def text_rows(clip: ClipModel, texts: Sequence[str], style: PromptStyle | None) -> np.ndarray:

@@ -18,12 +18,12 @@ WIDTH = 16
 KINDS = ("exact", "ivf", "ivf-pq")
 
 
-def write_store(path, counts, width=WIDTH, seed=0, clusters=20, spread=0.4):
+def write_store(path, counts, width=WIDTH, seed=0, clusters=20, spread=0.4, stored="float16"):
     """A store whose image 7 + 3 i has counts[i] regions: unit rows about a few centres."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(clusters, width))
     writer = RegionStore.create(path, "regions", [7 + 3 * i for i in range(len(counts))], images_per_shard=4,
-                                dim=width, config=seed)
+                                dim=width, config=seed, rows=stored)
     for shard in range(writer.total_shards):
         contents = {}
         for image_id in writer.image_ids(shard):
@@ -119,11 +119,14 @@ def test_best_rows_over_blocks_are_those_of_a_plain_sort(rows, k, size, seed):
     assert (found[:, there:] == -1).all() and np.isneginf(scores[:, there:]).all()
 
 
+@pytest.mark.parametrize("count", (1, 9, 40))
 @pytest.mark.parametrize("kind", ("exact", "scan"))
-def test_exact_kinds_find_what_a_plain_sort_finds(store, built, kind):
+def test_exact_kinds_find_what_a_plain_sort_finds(store, built, kind, count, monkeypatch):
+    monkeypatch.setattr(region_index, "BLOCK", 100)
+    monkeypatch.setattr(region_index, "_SCANNED", 32)
     index = RegionIndex.scan(store) if kind == "scan" else built[kind]
     rows_ND, places = matrix(store)
-    queries = unit(np.random.default_rng(2), 9)
+    queries = unit(np.random.default_rng(2), count)
     scores, rows = index.search(queries, 13)
     expected_scores, expected = plain_search(rows_ND, queries, 13)
     assert scores.dtype == np.float32 and rows.dtype == np.int64
@@ -156,11 +159,12 @@ def test_scores_of_inexact_kinds_are_the_cosines_of_the_rows_they_name(store, bu
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
+@pytest.mark.parametrize("count", (2, 20))
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_hits_than_rows_are_padded(store, built, kind):
+def test_more_hits_than_rows_are_padded(store, built, kind, count):
     rows = len(built[kind])
-    scores, found = built[kind].search(unit(np.random.default_rng(5), 2), rows + 3)
-    assert found.shape == (2, rows + 3)
+    scores, found = built[kind].search(unit(np.random.default_rng(5), count), rows + 3)
+    assert found.shape == (count, rows + 3)
     assert (found[:, rows:] == -1).all() and np.isneginf(scores[:, rows:]).all()
     assert np.array_equal(found == -1, np.isneginf(scores))
 
@@ -237,6 +241,17 @@ def test_a_single_region_can_be_indexed(tmp_path):
     for kind in ("exact", "ivf"):
         index = build_index(one, tmp_path / kind, kind)
         assert index.search(matrix(one)[0], 2)[1].tolist() == [[0, -1]]
+
+
+def test_a_store_of_int8_rows_is_searched_as_it_reads(tmp_path):
+    small = write_store(tmp_path / "int8", [40, 0, 30], stored="int8")
+    rows_ND, _ = matrix(small)
+    queries = unit(np.random.default_rng(9), 3)
+    expected_scores, expected = plain_search(rows_ND, queries, 5)
+    for index in (RegionIndex.scan(small), build_index(small, tmp_path / "a.faiss", "exact")):
+        scores, rows = index.search(queries, 5)
+        assert np.array_equal(rows, expected)
+        np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
 
 
 def test_text_queries_count_for_the_effort(store, tmp_path):
