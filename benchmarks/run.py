@@ -64,7 +64,8 @@ TABLE = (
     Benchmark("lvis_evaluation", "eval"),
     Benchmark("vocabulary_size", "eval", words("--device cpu --size 400 666 --rounds 5"), words("--device cuda"),
               words("--device cpu --size 64 96 --rounds 1 --proposals 20")),
-    Benchmark("scaling", "scaling"),
+    Benchmark("scaling", "scaling",
+              quick=words("--images 10 --processes 1 --scratch work_dirs/quick_scaling --fresh")),
     Benchmark("audit_faults", "quality"),
 )
 SUITES = {  # by name: the suites of the table that are run
