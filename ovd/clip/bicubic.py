@@ -19,8 +19,8 @@ _PRECISION_BITS = 22  # Pillow keeps 8-bit weights as integers with this many fr
 def resize_window(pixels: np.ndarray, width: int, height: int, left: int, top: int, side: int) -> np.ndarray:
     """What ``Image.resize((width, height), BICUBIC).crop((left, top, left + side, top + side))`` gives, to the bit.
 
-    Rows are resized first. Pillow 12.3 does columns first where the image is a hundred times taller than wide and becomes
-    less tall: the rounding between the passes then falls elsewhere.
+    Rows are resized first. Pillow 12.3 does columns first where the image is a hundred times taller than wide and
+    becomes less tall: the rounding between the passes then falls elsewhere.
 
     Args:
         pixels: uint8 ``[H, W, C]``.
