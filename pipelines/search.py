@@ -162,7 +162,8 @@ def search(texts: Sequence[str], *, examples: Sequence[tuple[str, Sequence[float
     if json_file is not None:
         _save(Path(json_file), results, files)
     if show_dir is not None:
-        _show(Path(show_dir), results, files, folder, f"{opened.path}, " + ("no index" if searched.kind == "scan" else f"{searched.kind} index"))
+        how = "no index" if searched.kind == "scan" else f"{searched.kind} index"
+        _show(Path(show_dir), results, files, folder, f"{opened.path}, {how}")
         _save(Path(show_dir, "results.json"), results, files)
     return results
 
