@@ -118,6 +118,7 @@ def test_more_parts_than_shards_leave_some_nothing_to_do(world, tmp_path, capsys
     ({"part": "-1/3"}, "needs I/N"), ({"part": "1/0"}, "1 <= I <= N"),
     ({"part": "1/3", "overwrite": True}, "would remove what other parts"),
     ({"address": "auto"}, "add --engine ray"),
+    ({"engine": "ray", "address": "ray://head:10001"}, "Ray Client is not supported"),
     ({"launcher": "pytorch", "processes": 2}, "leave it out"),
     ({"launcher": "pytorch", "engine": "ray"}, "leave out --engine ray"),
 ])
