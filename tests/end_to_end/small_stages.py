@@ -35,9 +35,10 @@ def commands(world: Path) -> dict[str, tuple[str, ...]]:
            f"image_size=({SIDE},{SIDE})")
     embed = ("embed-regions", VILD, *on, "--processes", 1)
     shards = ("--cfg-options", f"regions.images_per_shard={SHARD}", "regions.top_k=4")
+    regions = data / "regions"
     found = {
         "scenes": _shapes(data, 1),
-        "shapes": _shapes(rendered, 2),
+        "shapes": _shapes(rendered, 1),
         "build-zsl": ("build-zsl", "--split", data / "annotations" / "split.json", "--train-ann",
                       "instances_train.json", "--val-ann", "instances_val.json"),
         "rpn": ("train", RPN, *on, "--work-dir", world / "rpn", "--cfg-options", "train_cfg.max_iters=1",
@@ -50,11 +51,20 @@ def commands(world: Path) -> dict[str, tuple[str, ...]]:
                              "a drawing of {article} {}.", "--export", world / "vild.pth"),
         "embed-regions": (*embed, *shards),
         "embed-globals": (*embed, "--what", "globals", *shards, "+global_store=globals/train"),
+        "embed-int8": (*embed, "--out", regions / "int8", "--rows", "int8", *shards),
         "embed-ground-truth": (*embed, "--proposals", data / "proposals" / "ground_truth", "--out",
-                               data / "regions" / "ground_truth", *shards[:2], "regions.top_k=none"),
+                               regions / "ground_truth", *shards[:2], "regions.top_k=none"),
         "learn-prompts": ("learn-prompts", DETPRO, *on, "--epochs", 1, "--batch-size", 64, "--ranges", "0.5-0.6",
                           "0.6-1"),
         "embed-val": (*embed, "--subset", "val", *shards),
+        "merge": ("store", "merge", regions / "train", regions / "val", "--out", regions / "all",
+                  "--images-per-shard", 3),
+        "export": ("store", "export", regions / "train", "--layout", "detpro", "--out", world / "detpro"),
+        "export-oadp": ("store", "export", regions / "train", "--layout", "oadp", "--out", world / "oadp"),
+        "import": ("store", "import", world / "oadp", "--layout", "oadp", "--annotations",
+                   data / "annotations" / "instances_train_shapes.json", "--out", regions / "imported",
+                   "--images-per-shard", SHARD),
+        "build-index": ("build-index", VILD, *on, "--kind", "ivf", "--recall", 0.5),
         "clip-on-crops": ("clip-on-crops", VILD, *on, "--work-dir", world / "crops", "--out",
                           world / "crops" / "detections.json"),
     }
