@@ -36,15 +36,15 @@ def save_image(path: Path, regions: Regions, layout: str) -> None:
     Raises:
         UserError: a coordinate that float16 does not hold (oadp), a full disk, a folder that cannot be written to.
     """
-    embeddings = torch.from_numpy(regions.embeddings)
+    arrays = regions.embeddings, regions.boxes, regions.scores
+    embeddings, boxes, scores = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
     if layout == "detpro":
         content: Any = embeddings.float()
     else:
-        boxes = torch.from_numpy(regions.boxes).half()
+        boxes = boxes.half()
         if not boxes.isfinite().all():
             raise UserError(f"{path}: has a box beyond 65504 pixels, which float16 of --layout oadp does not hold")
-        content = {"embeddings": embeddings, "bboxes": boxes,
-                   "objectness": torch.from_numpy(regions.scores).half()[:, None]}
+        content = {"embeddings": embeddings, "bboxes": boxes, "objectness": scores.half()[:, None]}
     buffer = io.BytesIO()  # a file's own name would be part of its content
     torch.save(content, buffer)
     write_bytes(path, buffer.getbuffer())

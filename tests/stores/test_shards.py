@@ -1,5 +1,7 @@
 """Region stores: what is written is read, whatever is interrupted or damaged is noticed, other data is refused."""
 
+import hashlib
+import json
 import multiprocessing
 import os
 import pickle
@@ -16,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ovd.errors import UserError
+from ovd.stores.layout import Shard
 from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, require
 from ovd.stores.shards import Regions, RegionStore
 
@@ -34,9 +37,9 @@ def make_regions(image_id: int, dim: int | None, count: int | None = None) -> Re
     return Regions(boxes, np.sort(rng.uniform(size=count).astype(np.float32))[::-1], embeddings)
 
 
-def write_store(path, ids, per_shard=4, dim=8, make=make_regions, shards=None):
+def write_store(path, ids, per_shard=4, dim=8, make=make_regions, shards=None, rows="float16"):
     kind = "proposals" if dim is None else "regions"
-    writer = RegionStore.create(path, kind, ids, per_shard, dim, config=CONFIG)
+    writer = RegionStore.create(path, kind, ids, per_shard, dim, rows=rows, config=CONFIG)
     for shard in writer.missing() if shards is None else shards:
         writer.write(shard, {i: make(i, dim) for i in writer.image_ids(shard)})
     if shards is None:
@@ -100,6 +103,35 @@ def test_the_same_regions_give_the_same_bytes_in_another_process(tmp_path, dim):
     subprocess.run([sys.executable, "-c", code, Path(__file__).parent, tmp_path / "b", str(dim)], check=True)
     assert files(tmp_path / "a") == files(tmp_path / "b")
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b")
+
+
+def test_int8_rows_are_read_as_float16_units_close_to_what_was_written(tmp_path):
+    write_store(tmp_path / "store", range(10), dim=64, rows="int8")
+    store = RegionStore(tmp_path / "store")
+    assert store.rows == "int8" and RegionStore.create(tmp_path / "store", "regions", range(10), 4, 64, rows="int8",
+                                                       config=CONFIG).missing() == []
+    for image_id in range(10):
+        expected, found = make_regions(image_id, 64), store[image_id]
+        np.testing.assert_array_equal(found.boxes, expected.boxes)
+        assert found.embeddings.dtype == np.float16 and found.embeddings.flags.writeable
+        assert not store.view(image_id).embeddings.flags.writeable
+        cosines = (found.embeddings.astype(float) * expected.embeddings.astype(float)).sum(1)
+        assert (cosines > 0.9995).all()
+        found.check(image_id, 64)
+    with h5py.File(tmp_path / "store/shard-00000-of-00003.h5") as file:
+        assert file["embedding"].dtype == np.int8 and file["scale"].dtype == np.float32
+    assert store.verify() == store.manifest.counts["regions"]
+    with pytest.raises(UserError, match=r"another type of rows \(int8, now float16\)"):
+        RegionStore.create(tmp_path / "store", "regions", range(10), 4, 64, config=CONFIG)
+
+
+def test_a_float16_store_is_what_it_was_before_there_were_other_rows(store):
+    assert RegionStore(store).rows == "float16"
+    assert "rows" not in json.loads((store / "plan.json").read_bytes())
+    digest = hashlib.sha256((store / "plan.json").read_bytes()).hexdigest()
+    assert digest == "96ef560008e13eb6a486cb5ff3a2607df0c87449a1d1496ef25e4df7e5a579a0"
+    content = Shard(store / "shard-00001-of-00003.h5").sha256
+    assert content == "sha256:dca4269de1156b488a88d9dae85e2680cb7f19401b7821fb42db5fa2ad837d13"
 
 
 def test_the_layout_is_the_documented_one(store):
@@ -324,6 +356,26 @@ def test_a_flipped_byte_never_gives_other_regions_unnoticed(position, flip):
                 assert_same(RegionStore(path)[image_id], make_regions(image_id, 8, 5))
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 255))
+def test_of_a_shard_with_a_damaged_index_no_image_gets_anothers_rows(position, flip):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store"
+        write_store(path, range(4), dim=64, make=lambda i, d: make_regions(i, d, 50))
+        shard = path / "shard-00000-of-00001.h5"
+        data = bytearray(shard.read_bytes())
+        data[position % 2048] ^= flip  # the description of the datasets and of their places
+        shard.write_bytes(data)
+        store = RegionStore(path)
+        try:
+            found = {image_id: store[image_id] for image_id in range(4)}
+        except UserError as error:
+            assert "shard-00000-of-00001.h5" in str(error)
+        else:
+            for image_id, regions in found.items():
+                assert_same(regions, make_regions(image_id, 64, 50))
+
+
 def test_a_lost_shard_is_found_when_the_store_is_opened(store):
     (store / "shard-00002-of-00003.h5").unlink()
     with pytest.raises(UserError, match=r"shard-00002-of-00003\.h5 is missing; run the stage again: ovd embed-regions"):
@@ -370,17 +422,16 @@ class Sums:
         return image_id, float(self.store[image_id].embeddings.astype(np.float32).sum())
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_dataloader_workers_read_a_store_that_was_already_open(store, start):
+@pytest.mark.parametrize(("start", "rows"), [("fork", "float16"), ("fork", "int8"), ("spawn", "int8")])
+def test_dataloader_workers_read_a_store_that_was_already_open(tmp_path, start, rows):
     from torch.utils.data import DataLoader
 
-    opened = RegionStore(store, mapped_shards=2)
-    _ = [opened[i] for i in opened.image_ids]
-    loader = DataLoader(Sums(opened), num_workers=2, batch_size=4, multiprocessing_context=start)
+    write_store(tmp_path / "store", range(10, 20), rows=rows)
+    opened = RegionStore(tmp_path / "store", mapped_shards=2)
+    expected = {i: float(opened[i].embeddings.astype(np.float32).sum()) for i in opened.image_ids.tolist()}
+    loader = DataLoader(Sums(opened), num_workers=2, batch_size=4, shuffle=True, multiprocessing_context=start)
     read = [(int(i), float(s)) for ids, sums in loader for i, s in zip(ids, sums)]
-    assert len(read) == 40
-    for image_id, total in read:
-        assert total == float(make_regions(image_id, 8).embeddings.astype(np.float32).sum())
+    assert len(read) == 40 and all(total == expected[image_id] for image_id, total in read)
 
 
 def test_a_pickled_store_takes_no_mapped_data_along(store):
@@ -477,3 +528,30 @@ def test_a_write_limit_leaves_no_shard(tmp_path):
                           text=True)
     assert "shard-00000-of-00001.h5: cannot write" in done.stdout and not done.stderr
     assert sorted(os.listdir(tmp_path / "store")) == ["image_ids.npy", "plan.json"]
+
+
+def test_a_store_that_cannot_be_finished_or_begun_for_want_of_space_says_so(tmp_path):
+    code = """if True:
+        import resource, sys
+        sys.path.insert(0, sys.argv[1])
+        from test_shards import CONFIG, INPUTS, STAGE, make_regions
+        from ovd.errors import UserError
+        from ovd.stores.shards import RegionStore
+        writer = RegionStore.create(sys.argv[2], "proposals", range(4))
+        writer.write(0, {i: make_regions(i, None) for i in range(4)})
+        for size, step in ((100, lambda: writer.finish(STAGE, CONFIG, INPUTS)),
+                           (10, lambda: RegionStore.create(sys.argv[2] + "2", "proposals", range(4))),
+                           (400, lambda: RegionStore.create(sys.argv[2] + "3", "proposals", range(9999)))):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+            try:
+                step()
+            except UserError as error:
+                print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", code, Path(__file__).parent, tmp_path / "store"], capture_output=True,
+                          text=True)
+    assert not done.stderr
+    for name, line in zip(("manifest.json", "plan.json", "image_ids.npy"), done.stdout.splitlines(), strict=True):
+        assert f"{name}: cannot write, the file size limit is reached; nothing was left behind" in line
+    assert sorted(os.listdir(tmp_path / "store")) == ["image_ids.npy", "plan.json", "shard-00000-of-00001.h5"]
+    assert os.listdir(tmp_path / "store2") == [] and os.listdir(tmp_path / "store3") == ["plan.json"]
