@@ -155,7 +155,7 @@ def clip_on_crops(config: str | Path, *, objectness: bool = False, regions: str 
 def _metric(cfg: "Config", kinds: Sequence[str] | None, with_masks: bool) -> "OpenVocabMetric":
     from mmdet.registry import METRICS
 
-    from ovd.evaluation.metric import check_kinds
+    from ovd.evaluation.average_precision import check_kinds
 
     for section in ("test_dataloader", "test_evaluator"):
         if not cfg.get(section):

@@ -251,7 +251,7 @@ def _configure(cfg: "Config", checkpoint: str | Path, kinds: Sequence[str] | Non
                diagnostics: bool) -> None:
     """Put what the command line says into the config, and leave out what belongs to training."""
     from ovd.engine.config import walk
-    from ovd.evaluation.metric import check_kinds
+    from ovd.evaluation.average_precision import check_kinds
 
     if not cfg.get("model"):
         raise UserError(f"{cfg.filename}: nothing to test: the config has no model")

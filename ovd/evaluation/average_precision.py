@@ -21,6 +21,7 @@ from ovd.errors import UserError
 from ovd.vocabulary.classes import canonical
 
 PROTOCOLS = {"coco": 100, "lvis": 300}  # protocol -> detections that count per image
+KINDS = {"bbox": "", "segm": "mask_"}  # what is evaluated -> how its figures' names begin
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 SIZES = ("small", "medium", "large")  # annotated area below 32 x 32 pixels, up to 96 x 96, above
 
@@ -35,6 +36,8 @@ class Detections:
         scores: ``[N]`` float.
         labels: ``[N]`` int, positions in the list of classes.
         masks: N run-length encodings ``{"size": [h, w], "counts": bytes}``, or None.
+        sizes: ``[N, 2]`` widths and heights where a file gives these: a difference of corners can be off in the last
+            digit. None for those differences.
     """
 
     image_ids: np.ndarray
@@ -42,6 +45,7 @@ class Detections:
     scores: np.ndarray
     labels: np.ndarray
     masks: list[dict] | None = None
+    sizes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -100,6 +104,8 @@ class GroundTruth:
         dets[:, 0] = detections.image_ids
         dets[:, 1:5] = detections.boxes
         dets[:, 3:5] -= dets[:, 1:3]
+        if detections.sizes is not None:
+            dets[:, 3:5] = detections.sizes
         dets[:, 5] = detections.scores
         dets[:, 6] = self.category_ids[detections.labels] if len(dets) else 0
         segmentation = detections.masks if iou_type == "segm" else None
@@ -118,6 +124,42 @@ class GroundTruth:
         precision = np.asarray(evaluation.eval["precision"])[..., -1]
         precision = precision[:, :, np.argsort(np.argsort(self.category_ids))]
         return {size: precision[..., evaluation.params.area_rng_lbl.index(size)] for size in ("all", *SIZES)}
+
+
+def ap_figures(truth: GroundTruth, detections: Detections, groups: Mapping[str, Sequence[int]], kinds: Sequence[str],
+               protocol: str, image_ids: Sequence[int] | None = None,
+               max_dets: int | None = None) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
+    """All average precisions of detections, in per cent.
+
+    Args:
+        groups: group of classes -> labels.
+        kinds: ``bbox`` and / or ``segm``.
+        protocol, image_ids, max_dets: as for :meth:`GroundTruth.precision_by_size`.
+
+    Returns:
+        group -> figure (``ap``, ``ap50``, ``ap75``, ``ap_small``, ``ap_medium``, ``ap_large``; of masks with ``mask_``
+        before it) -> value; and kind -> AP of each class ``[C]``.
+    """
+    figures: dict[str, dict[str, float]] = {group: {} for group in groups}
+    by_class = {}
+    for kind, prefix in KINDS.items():
+        if kind not in kinds:
+            continue
+        by_size = truth.precision_by_size(detections, kind, protocol, image_ids, max_dets)
+        precision = by_size["all"]
+        for group, labels in groups.items():
+            ap, ap50 = group_ap(precision, labels)
+            row = {"ap": ap, "ap50": ap50, "ap75": ap_at(precision, labels, 0.75),
+                   **{f"ap_{size}": group_ap(by_size[size], labels)[0] for size in SIZES}}
+            figures[group] |= {prefix + name: value for name, value in row.items()}
+        by_class[kind] = class_ap(precision)
+    return figures, by_class
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """UserError unless all of ``kinds`` are ``bbox`` or ``segm``."""
+    if unknown := set(kinds) - set(KINDS):
+        raise UserError(f"--eval: {', '.join(sorted(unknown))} is not one of {', '.join(KINDS)}")
 
 
 def group_ap(precision_TRC: np.ndarray, labels: Sequence[int]) -> tuple[float, float]:

@@ -15,18 +15,17 @@ from mmengine.evaluator import BaseMetric
 from ovd.errors import UserError
 from ovd.evaluation.accuracy import group_accuracy
 from ovd.evaluation.average_precision import (
+    KINDS,
     PROTOCOLS,
-    SIZES,
     Detections,
     GroundTruth,
-    ap_at,
-    class_ap,
+    ap_figures,
+    check_kinds,
     group_ap,
     groups_of,
 )
+from ovd.evaluation.records import PackedMasks, merge, to_columns
 from ovd.vocabulary.splits import Split, get_split
-
-KINDS = ("bbox", "segm")
 
 
 @METRICS.register_module()
@@ -56,7 +55,7 @@ class OpenVocabMetric(BaseMetric):
 
     default_prefix = ""
 
-    def __init__(self, ann_file: str | os.PathLike, split: str | Split, metric: str | Sequence[str] = KINDS,
+    def __init__(self, ann_file: str | os.PathLike, split: str | Split, metric: str | Sequence[str] = tuple(KINDS),
                  protocol: str = "coco", data_root: str | os.PathLike = "", max_dets: int | None = None) -> None:
         super().__init__(prefix="")
         self.metrics = (metric,) if isinstance(metric, str) else tuple(metric)
@@ -83,7 +82,7 @@ class OpenVocabMetric(BaseMetric):
             if "segm" in self.metrics:
                 if "masks" not in found:
                     raise UserError("--eval segm: the model predicts no masks; use --eval bbox")
-                record["masks"] = encode_masks(found["masks"])
+                record["masks"] = PackedMasks.of(encode_masks(found["masks"]))
             if "pred_one_label" in sample:
                 record["one_label"] = _columns(sample["pred_one_label"])
             if "gt_pred_labels" in sample:
@@ -92,15 +91,19 @@ class OpenVocabMetric(BaseMetric):
             self.results.append(record)
 
     def evaluate(self, size: int) -> dict:
-        """Bring the processes' records together by image id (samplers pad with repeated images) and compute."""
-        parts = gather_object(self.results, dst=0)
+        """Bring the processes' records together by image id (samplers pad with repeated images) and compute.
+
+        Processes send columns; the main one alone reads the annotation file.
+        """
+        columns = to_columns(self.results)
+        self.results.clear()  # what was sent need not be kept
+        parts = gather_object(columns, dst=0)
         metrics: list = [None]
         if is_main_process():
-            by_image = {record["image_id"]: record for part in parts for record in part}
-            self.detections = dict(sorted(by_image.items()))
+            self.detections = merge(parts)
+            del parts
             metrics = [self.compute_metrics(list(self.detections.values()))]
         broadcast_object_list(metrics)
-        self.results.clear()
         return metrics[0]
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
@@ -108,22 +111,9 @@ class OpenVocabMetric(BaseMetric):
         truth = self.truth = self.truth or GroundTruth(self.ann_file, self.split.classes)
         groups = groups_of(self.split.all_groups(), truth.frequencies, self.protocol)
         image_ids = [record["image_id"] for record in results]
-        figures: dict[str, dict[str, float]] = {group: {} for group in groups}
-
-        self.class_ap = {}
         settings = {"protocol": self.protocol, "image_ids": image_ids, "max_dets": self.max_dets}
-        everything = _join(results)
-        for kind, prefix in (("bbox", ""), ("segm", "mask_")):
-            if kind not in self.metrics:
-                continue
-            by_size = truth.precision_by_size(everything, kind, **settings)
-            precision = by_size["all"]
-            for group, labels in groups.items():
-                ap, ap50 = group_ap(precision, labels)
-                row = {"ap": ap, "ap50": ap50, "ap75": ap_at(precision, labels, 0.75),
-                       **{f"ap_{size}": group_ap(by_size[size], labels)[0] for size in SIZES}}
-                figures[group] |= {prefix + name: value for name, value in row.items()}
-            self.class_ap[kind] = dict(zip(self.split.classes, class_ap(precision).tolist()))
+        figures, by_class = ap_figures(truth, _join(results), groups, self.metrics, **settings)
+        self.class_ap = {kind: dict(zip(self.split.classes, values.tolist())) for kind, values in by_class.items()}
         if results and all("one_label" in record for record in results):
             one_label = [{"image_id": record["image_id"], **record["one_label"]} for record in results]
             precision = truth.precision(_join(one_label), "bbox", **settings, iou_thresholds=[0.5])
@@ -135,12 +125,6 @@ class OpenVocabMetric(BaseMetric):
             for group, labels in groups.items():
                 figures[group]["accuracy"] = group_accuracy(true, found, labels)
         return {f"{group}/{name}": value for group, row in figures.items() for name, value in row.items()}
-
-
-def check_kinds(kinds: Sequence[str]) -> None:
-    """UserError unless all of ``kinds`` are ``bbox`` or ``segm``."""
-    if unknown := set(kinds) - set(KINDS):
-        raise UserError(f"--eval: {', '.join(sorted(unknown))} is not one of {', '.join(KINDS)}")
 
 
 def encode_masks(masks: torch.Tensor | np.ndarray) -> list[dict]:

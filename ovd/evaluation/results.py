@@ -40,11 +40,12 @@ def save_detections(path: str | os.PathLike, records: dict[int, dict], truth: Gr
 
 def _rows(record: dict, truth: GroundTruth) -> list[dict]:
     rows = []
+    masks = list(record.get("masks", ()))
     for index, (x1, y1, x2, y2) in enumerate(record["boxes"].tolist()):
         row = {"image_id": record["image_id"], "category_id": int(truth.category_ids[record["labels"][index]]),
                "bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(record["scores"][index])}
-        if "masks" in record:
-            mask = record["masks"][index]
+        if masks:
+            mask = masks[index]
             row["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode()}
         rows.append(row)
     return rows
@@ -53,4 +54,4 @@ def _rows(record: dict, truth: GroundTruth) -> list[dict]:
 def _arrays(record: dict) -> dict:
     arrays = {"img_id": record["image_id"], "bboxes": record["boxes"], "scores": record["scores"],
               "labels": record["labels"]}
-    return {**arrays, "masks": record["masks"]} if "masks" in record else arrays
+    return {**arrays, "masks": list(record["masks"])} if "masks" in record else arrays
