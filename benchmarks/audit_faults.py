@@ -8,8 +8,8 @@ compared with what was planted: the share that is right among its first n entrie
 wrong labels is the audit without CLIP's text classes; that of the others is what chance gives among as many images or
 objects.
 
-The first run renders nothing: `ovd shapes` and `ovd run configs/recipes/demo.py` make what is read (the proposals of
---proposals are optional).
+Reads data/shapes (`ovd shapes`); the region store of --proposals, if any, is to be of the same CLIP (`ovd run
+configs/recipes/demo.py` makes one).
 
     python benchmarks/audit_faults.py [--look-alikes] [--seed 0] [--proposals data/shapes/regions/train]
 """
@@ -179,9 +179,9 @@ def main() -> None:
                  higher_is_better=True)
     if args.proposals:
         missing = left_out_found(report, planted["left_out"])
-        said = f"{len(missing)} found, {sum(missing)} right"
-        print_figure(f"objects left out, right among the first {args.left_out} ({said})", first_right(missing, args.left_out),
-                     "share", "chance", args.left_out / (args.left_out + planted["objects"]), higher_is_better=True)
+        said = f"right among the first {args.left_out} ({len(missing)} found, {sum(missing)} right)"
+        print_figure(f"objects left out, {said}", first_right(missing, args.left_out), "share", "chance",
+                     args.left_out / (args.left_out + planted["objects"]), higher_is_better=True)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ def vote(scores_BK: np.ndarray, rows_BK: np.ndarray, labels_N: np.ndarray, num_c
     weighted k-nearest-neighbour classifier of Wu et al., "Unsupervised feature learning via non-parametric instance
     discrimination" (CVPR 2018, sec. 3.4). An object never votes on itself, so the vote is out of sample.
     """
-    voters = rows_BK >= 0
+    voters, scores_BK = rows_BK >= 0, scores_BK.astype(np.float64)
     highest = np.max(scores_BK, axis=1, where=voters, initial=-np.inf, keepdims=True)
     weights = np.exp((scores_BK - np.where(np.isfinite(highest), highest, 0)) / temperature,
                      where=voters, out=np.zeros(scores_BK.shape))
     block = len(rows_BK)
     cell = np.arange(block)[:, None] * num_classes + labels_N[np.where(voters, rows_BK, 0)]
-    votes_BC = np.bincount(cell[voters], weights[voters], block * num_classes).reshape(block, num_classes)
+    votes_BC = np.bincount(cell[voters], weights[voters], block * num_classes)
+    votes_BC = votes_BC.astype(np.float64).reshape(block, num_classes)  # without a voter bincount gives integers
     total = votes_BC.sum(axis=1, keepdims=True)
     return np.divide(votes_BC, total, out=votes_BC, where=total > 0)
 

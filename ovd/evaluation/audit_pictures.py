@@ -38,15 +38,20 @@ class Pictures:
                 self._open.popitem(last=False)
         return self._open[image_id]
 
-    def small(self, image_id: int, box: Sequence[float] | None = None) -> np.ndarray:
+    def small(self, image_id: int, box: Sequence[float] | None = None, context: float = 0.0) -> np.ndarray:
         """The image, or what is in the box, as ``SIDE`` x ``SIDE`` grey values of mean 0 and length 1 (or all 0).
 
         The inner product of two is their correlation, which brightness and contrast do not change. float32
         ``[SIDE, SIDE]``.
+
+        Args:
+            context: share of the box's width and height that is added on each side.
         """
         picture = self.image(image_id)
         if box is not None:
-            picture = picture.crop(_window(box, picture.size))
+            x1, y1, x2, y2 = box
+            wide, high = context * (x2 - x1), context * (y2 - y1)
+            picture = picture.crop(_window((x1 - wide, y1 - high, x2 + wide, y2 + high), picture.size))
         grey = np.asarray(picture.convert("L").resize((SIDE, SIDE), PilImage.Resampling.BOX), np.float32)
         grey -= grey.mean()
         length = float(np.linalg.norm(grey))

@@ -21,6 +21,8 @@ from ovd.stores.shards import RegionStore
 SAME_OBJECT = 0.5  # IoU from which two boxes of an image are taken for one object
 ALIKE, SAME_PIXELS = 0.95, 0.95  # cosine from which the pixels of two candidates are compared, and their correlation
 
+CONTEXT = 0.25  # of a box that is compared with it, on each side: the same thing in the same surroundings
+
 Example = tuple[int, tuple[float, float, float, float]]
 """Image id and box x1, y1, x2, y2 in pixels."""
 
@@ -93,6 +95,6 @@ def distinct(found: Candidates, pictures: Pictures) -> Candidates:
     alike = ~here & ((found.rows @ found.rows.T)[first, second] >= ALIKE)
     pairs = np.stack([first, second], axis=1)
     keys = [tuple((int(found.image_ids[i]), int(i)) for i in pair) for pair in pairs[alike].tolist()]
-    same = correlations(keys, lambda key: pictures.small(key[0], found.boxes[key[1]])) >= SAME_PIXELS
+    same = correlations(keys, lambda key: pictures.small(key[0], found.boxes[key[1]], CONTEXT)) >= SAME_PIXELS
     group = connected_groups(len(found), np.concatenate([pairs[doubles], pairs[alike][same]]))
     return found.take(best_of_groups(found.scores, group))
