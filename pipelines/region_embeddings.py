@@ -189,10 +189,10 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
 
 def _images(ann_file: Path, folder: Path) -> dict:
     from ovd.clip.shard_job import ImageFile
-    from ovd.data.annotations import image_path, load_annotations
+    from ovd.data.annotations import image_path, load_images
 
-    records = load_annotations(ann_file).images
-    return {record.id: ImageFile(image_path(record, folder), record.width, record.height) for record in records}
+    return {record.id: ImageFile(image_path(record, folder), record.width, record.height)
+            for record in load_images(ann_file)}
 
 
 def _check_images(job: "RegionJob", shards: list[int], quiet: bool) -> int:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovd.data.annotations import image_path, load_annotations
+from ovd.data.annotations import image_path, load_annotations, load_images
 from ovd.errors import UserError
 
 
@@ -50,6 +50,24 @@ def test_fields_have_their_types_and_masks_their_values(tmp_path):
     assert crowd.mask() == {"counts": [5, 9], "size": [100, 200]} and crowd.iscrowd == 1
     assert loaded.by_image() == {7: [first, crowd], 3: []}
     assert [category.name for category in loaded.categories] == ["cat", "dog"]
+
+
+def test_images_alone_are_those_of_the_file(tmp_path):
+    file = small_file()
+    file["images"][0] |= {"license": 3, "something": [1], "coco_url": "http://x/train2017/7.jpg"}
+    path = written(tmp_path, file)
+    fields = ("id", "height", "width", "file_name", "coco_url")
+    assert [[getattr(image, name) for name in fields] for image in load_images(path)] == \
+        [[getattr(image, name) for name in fields] for image in load_annotations(path).images]
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"images": [}', b"[]", b"\xff", b'{"images": 3}'])
+def test_images_of_what_is_no_annotation_file_are_a_users_mistake(tmp_path, content):
+    with pytest.raises(UserError, match=r"file\.json"):
+        load_images(written(tmp_path, content))
+    with pytest.raises(UserError, match=r"nothing\.json"):
+        load_images(tmp_path / "nothing.json")
 
 
 def test_lvis_records_have_no_crowds_and_box_only_records_no_masks(tmp_path):
@@ -209,6 +227,17 @@ def test_a_mistake_is_one_line_with_file_and_record(tmp_path, mistake):
     assert words in line and path in line and "\n" not in line
     if mistake in SKIPPABLE:
         assert "annotations[0] (id 1, image" in line and "--on-error skip" in line
+
+
+@pytest.mark.parametrize("mistake", ["no width", "no file name", "image ids", "flat image", "NaN in an image"])
+def test_mistakes_of_images_are_found_without_their_annotations_too(tmp_path, mistake):
+    apply, words = ALWAYS_WRONG[mistake]
+    file = small_file()
+    apply(file)
+    path = written(tmp_path, file)
+    with pytest.raises(UserError) as error:
+        load_images(path)
+    assert words in str(error.value) and path in str(error.value)
 
 
 @pytest.mark.parametrize("mistake", SKIPPABLE)
