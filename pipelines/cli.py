@@ -30,6 +30,7 @@ STAGES = {
     "learn-prompts": ("prompt_learning", "learn prompts for the class names (DetPro)"),
     "train": ("train", "train a detector or a proposal network"),
     "test": ("test", "evaluate a checkpoint"),
+    "evaluate": ("evaluate", "evaluate a file of detections"),
     "convert-checkpoint": ("checkpoint_conversion", "convert a checkpoint between key layouts"),
     "find-support": ("support", "suggest example boxes of a class"),
     "audit": ("audit", "look for wrong labels and duplicates in annotations"),

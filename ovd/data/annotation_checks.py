@@ -141,7 +141,7 @@ def explain(path: Path, content: bytes, error: "msgspec.DecodeError") -> UserErr
         near = content[max(0, position - 20) : position + 20].decode(errors="replace")
         where = f"at byte {position} (line {line}), near {near!r}"
         return UserError(f"{path} is not valid json: {malformed[1]} {where}; correct the file")
-    return UserError(f"{path}: {_in_words(text)}; correct the file")
+    return UserError(f"{path}: {in_words(text)}; correct the file")
 
 
 _NON_FINITE = re.compile(rb"[-:,\[\s](NaN|Infinity)\b")
@@ -191,7 +191,7 @@ def _is_finite(value: object) -> bool:
     return True
 
 
-def _in_words(text: str) -> str:
+def in_words(text: str) -> str:
     """msgspec's message with the record first: ``annotations[3].bbox: expected an array of length 4``."""
     what, _, where = text.partition(" - at `$")
     where = where.rstrip("`").lstrip(".")

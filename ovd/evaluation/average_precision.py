@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from hotcoco import COCO, COCOeval
@@ -77,6 +78,11 @@ class GroundTruth:
             raise UserError(f"{ann_file}: has none of the {len(classes)} classes to evaluate, such as {classes[0]!r}")
         self.category_ids = np.array([c["id"] if c else unused + i for i, c in enumerate(found)], dtype=np.int64)
         self.frequencies = tuple(c.get("frequency") or "" if c else "" for c in found)
+
+    @cached_property
+    def images(self) -> dict[int, dict]:
+        """Image id -> record of the file."""
+        return self.coco.imgs
 
     def precision(self, detections: Detections, iou_type: str = "bbox", protocol: str = "coco",
                   image_ids: Sequence[int] | None = None, max_dets: int | None = None,

@@ -5,10 +5,13 @@ import io
 import json
 import math
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -18,6 +21,7 @@ from ovd.errors import UserError
 from ovd.evaluation.accuracy import group_accuracy
 from ovd.evaluation.average_precision import Detections, GroundTruth, group_ap
 from ovd.evaluation.metric import OpenVocabMetric, encode_masks
+from ovd.evaluation.records import PackedMasks, merge, to_columns
 from ovd.evaluation.results import save_detections
 from ovd.evaluation.table import ap_table
 
@@ -131,6 +135,67 @@ def test_images_that_a_sampler_repeats_count_once(world):
     samples = perfect_samples(world)
     once = evaluate(make_metric(world), samples)
     assert evaluate(make_metric(world), samples + samples[:3]) == once
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data(), diagnostics=st.booleans())
+def test_figures_do_not_depend_on_batches_their_order_or_processes(world, data, diagnostics):
+    """Any order of images, any size of batches, any share of each process, with images that samplers repeat."""
+    samples = perfect_samples(world, diagnostics)
+    rng = np.random.default_rng(1)
+    for sample in samples:
+        sample["pred_instances"]["bboxes"] += torch.from_numpy(rng.normal(0, 2, (3, 4))).float()
+        sample["pred_instances"]["scores"] = torch.from_numpy(rng.choice([0.3, 0.5, 0.7], 3))  # ties
+    expected = evaluate(make_metric(world), samples)
+    order = data.draw(st.permutations(range(len(samples))))
+    ranks = [make_metric(world) for _ in range(data.draw(st.integers(1, 3)))]
+    for index in [*order, *data.draw(st.lists(st.sampled_from(order), max_size=3))]:
+        data.draw(st.sampled_from(ranks)).process(None, [samples[index]])
+    ranks[0].process(None, [samples[i] for i in order[:2]])  # a batch of two
+    main = ranks[0]
+    parts = [pickle.loads(pickle.dumps(to_columns(rank.results))) for rank in ranks]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ovd.evaluation.metric.gather_object", lambda part, dst: parts)
+        figures = main.evaluate(len(samples))
+    assert repr(figures) == repr(expected)  # to the last digit; NaN where NaN
+    for rank in ranks[1:]:
+        assert rank.truth is None  # nothing has read the annotation file
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), parts=st.lists(st.integers(0, 3), min_size=1, max_size=4), masks=st.booleans())
+def test_records_survive_columns(seed, parts, masks):
+    rng = np.random.default_rng(seed)
+    records = []
+    for image_id in rng.permutation(sum(parts)).tolist():
+        n, g = rng.integers(0, 4, 2)
+        found = {"boxes": rng.random((n, 4), np.float32), "scores": rng.random(n), "labels": rng.integers(0, 9, n)}
+        record = {"image_id": image_id, **found, "one_label": {key: value[:1] for key, value in found.items()},
+                  "true_labels": rng.integers(0, 9, g), "labels_at_truth": rng.integers(0, 9, g)}
+        if masks:
+            record["masks"] = PackedMasks.of(encode_masks(rng.random((n, 5, 7)) > 0.5))
+        records.append(record)
+    starts = np.cumsum([0, *parts]).tolist()
+    merged = merge([to_columns(records[a:b]) for a, b in pairwise(starts)])
+    assert list(merged) == sorted(record["image_id"] for record in records)
+    for record in records:
+        again = merged[record["image_id"]]
+        assert again.keys() == record.keys()
+        for key in ("boxes", "scores", "labels", "true_labels", "labels_at_truth"):
+            np.testing.assert_array_equal(again[key], record[key], strict=True)
+        for key in ("boxes", "scores", "labels"):
+            np.testing.assert_array_equal(again["one_label"][key], record["one_label"][key], strict=True)
+        if masks:
+            assert list(again["masks"]) == list(record["masks"])
+
+
+def test_packed_masks_are_a_sequence_of_encodings():
+    masks = encode_masks(np.random.default_rng(0).random((4, 9, 8)) > 0.5)
+    packed = PackedMasks.of(masks)
+    assert list(packed) == masks and [packed[i] for i in range(-4, 4)] == masks + masks
+    assert len(packed) == 4 and len(PackedMasks.of([])) == 0 and list(PackedMasks.of([])) == []
+    with pytest.raises(IndexError):
+        packed[4]
 
 
 def test_boxes_only(world):
