@@ -22,6 +22,7 @@ from pipelines import region_engines
 from pipelines.region_settings import PRECISIONS, ROWS, Settings, store_of, variable
 
 if TYPE_CHECKING:
+    from ovd.clip.image_files import ImageFiles
     from ovd.clip.shard_job import RegionJob
     from ovd.stores.manifest import Manifest
     from ovd.stores.shards import StoreWriter
@@ -187,12 +188,12 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
         return store
 
 
-def _images(ann_file: Path, folder: Path) -> dict:
-    from ovd.clip.shard_job import ImageFile
+def _images(ann_file: Path, folder: Path) -> "ImageFiles":
+    from ovd.clip.image_files import ImageFiles
     from ovd.data.annotations import image_path, load_images
 
-    return {record.id: ImageFile(image_path(record, folder), record.width, record.height)
-            for record in load_images(ann_file)}
+    return ImageFiles(folder, ((record.id, str(image_path(record, "")), record.width, record.height)
+                               for record in load_images(ann_file)))
 
 
 def _check_images(job: "RegionJob", shards: list[int], quiet: bool) -> int:

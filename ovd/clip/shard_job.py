@@ -5,7 +5,7 @@ and give it shards.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class RegionJob:
 
     Attributes:
         writer: The region store to fill.
-        images: Of every image id of the store.
+        images: Of every image id of the store; see :class:`ovd.clip.image_files.ImageFiles`.
         level: Which boxes of an image are embedded, and how.
         clip: Arguments of :func:`ovd.clip.towers.load_clip`.
         batch_size: Crops in a forward pass; None for the encoder's default.
@@ -49,7 +49,7 @@ class RegionJob:
     """
 
     writer: StoreWriter
-    images: dict[int, ImageFile]
+    images: Mapping[int, ImageFile]
     level: Level
     clip: dict
     batch_size: int | None = None

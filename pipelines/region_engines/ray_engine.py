@@ -264,7 +264,7 @@ class _Pool:
         elif method == "start":
             if result:
                 raise UserError(result)
-            if not any(other.started for other in self.members):
+            if not self.done and not any(other.started for other in self.members):
                 self.bar.reset()  # it times embedding, not loading
             member.started = True
             self.losses.pop(None, None)
