@@ -127,9 +127,10 @@ class GroundTruth:
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.evaluate()
             evaluation.accumulate()
-        precision = np.asarray(evaluation.eval["precision"])[..., -1]
-        precision = precision[:, :, np.argsort(np.argsort(self.category_ids))]
-        return {size: precision[..., evaluation.params.area_rng_lbl.index(size)] for size in ("all", *SIZES)}
+        precision_TRCS = np.asarray(evaluation.eval["precision"])[..., -1]
+        order = np.argsort(np.argsort(self.category_ids))
+        return {size: precision_TRCS[..., evaluation.params.area_rng_lbl.index(size)][:, :, order]
+                for size in ("all", *SIZES)}
 
 
 def ap_figures(truth: GroundTruth, detections: Detections, groups: Mapping[str, Sequence[int]], kinds: Sequence[str],

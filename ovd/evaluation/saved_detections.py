@@ -4,6 +4,8 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -59,30 +61,31 @@ def load_detections(path: str | os.PathLike, truth: GroundTruth,
 
 def _from_json(path: Path, truth: GroundTruth, kinds: Sequence[str] | None) -> tuple[Detections, None]:
     rows = _rows(path)
-    label_of = {category_id: label for label, category_id in enumerate(truth.category_ids.tolist())}
-    others = set(truth.coco.cats) - set(label_of)
-    labels = np.array([label_of.get(row.category_id, -1) for row in rows], np.int64)
-    for index in np.flatnonzero(labels < 0).tolist():
-        if rows[index].category_id not in others:
-            raise UserError(f"{path}: record {index} has the category id {rows[index].category_id}, which "
-                            f"{truth.ann_file} does not have; give the annotation file that it was made with (--ann)")
-    if others:
-        kept = np.flatnonzero(labels >= 0)
-        positions, rows, labels = kept, [rows[i] for i in kept.tolist()], labels[kept]
-    else:
-        positions = np.arange(len(rows))
-    boxes = np.array([row.bbox for row in rows], np.float64).reshape(-1, 4)
+    category_ids = _integers(path, "category_id", rows)
+    by_id = np.argsort(truth.category_ids)
+    place = np.searchsorted(truth.category_ids, category_ids, sorter=by_id)
+    labels = by_id[np.minimum(place, len(by_id) - 1)]
+    evaluated = truth.category_ids[labels] == category_ids
+    for index in np.flatnonzero(~(evaluated | np.isin(category_ids, list(truth.coco.cats))))[:1]:
+        raise UserError(f"{path}: record {index} has the category id {category_ids[index]}, which {truth.ann_file} "
+                        "does not have; give the annotation file that it was made with (--ann)")
+    positions = np.flatnonzero(evaluated)
+    if len(positions) < len(rows):
+        rows, labels = [rows[i] for i in positions.tolist()], labels[positions]
+    numbers = chain.from_iterable(map(attrgetter("bbox"), rows))
+    boxes = np.fromiter(numbers, np.float64, 4 * len(rows)).reshape(-1, 4)
     sizes = boxes[:, 2:].copy()
     boxes[:, 2:] += boxes[:, :2]
-    return Detections(_integers(path, [row.image_id for row in rows]), boxes, np.array([row.score for row in rows]),
-                      labels, _json_masks(path, truth, rows, positions, kinds), sizes), None
+    scores = np.fromiter(map(attrgetter("score"), rows), np.float64, len(rows))
+    return Detections(_integers(path, "image_id", rows), boxes, scores, labels,
+                      _json_masks(path, truth, rows, positions, kinds), sizes), None
 
 
-def _integers(path: Path, values: list[int]) -> np.ndarray:
+def _integers(path: Path, field: str, rows: list[_Row]) -> np.ndarray:
     try:
-        return np.array(values, np.int64)
+        return np.fromiter(map(attrgetter(field), rows), np.int64, len(rows))
     except OverflowError:
-        raise UserError(f"{path}: has an image_id that does not fit into 64 bits") from None
+        raise UserError(f"{path}: has a number in {field} that does not fit into 64 bits") from None
 
 
 def _rows(path: Path) -> list[_Row]:
