@@ -61,7 +61,7 @@ TABLE = (
     Benchmark("vild_step", "train", words("--device cpu --size 256 426 --images 1 --rounds 5 --flops 800 1333"),
               words("--device cuda"),
               words("--device cpu --size 64 96 --images 1 --rounds 1 --rois 4 --regions 2")),
-    Benchmark("lvis_evaluation", "eval"),
+    Benchmark("lvis_evaluation", "eval", quick=words("--images 20 --detections 20")),
     Benchmark("vocabulary_size", "eval", words("--device cpu --size 400 666 --rounds 5"), words("--device cuda"),
               words("--device cpu --size 64 96 --rounds 1 --proposals 20")),
     Benchmark("scaling", "scaling",
@@ -88,7 +88,7 @@ def run_script(path: Path, arguments: Sequence[str]) -> tuple[list[str], str]:
     lines, wrong = [], ""
     with tempfile.TemporaryFile("w+") as errors:
         command = [sys.executable, str(path), *arguments]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=FOLDER.parent) as process:
             try:
                 for line in process.stdout:
                     if not line.startswith("{"):
