@@ -30,7 +30,8 @@ def _is_disk_full(error: BaseException, folder: Path) -> bool:
         return True
     if any(int(number) in _FULL for number in _ERRNO.findall(str(error))) or "No space left" in str(error):
         return True
-    if isinstance(error, (OSError, RuntimeError)):  # torch.save says only that its writer failed
+    # torch.save, or h5py, says only that its writer failed
+    if isinstance(error, (OSError, RuntimeError)) and getattr(error, "errno", None) is None:
         with suppress(OSError):
             stat = os.statvfs(folder)
             return stat.f_bavail * stat.f_frsize < _SPACE_LEFT
