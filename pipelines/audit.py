@@ -185,7 +185,12 @@ def _text_classes(cfg: "Config", root: Path, file: str | Path | None, names: Seq
         head = head.select(names)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return path, lambda rows_BD: head.probabilities(torch.from_numpy(rows_BD)).numpy().astype(float)
+
+    def probabilities(rows_BD: "np.ndarray") -> "np.ndarray":
+        chances_BC = head.probabilities(torch.from_numpy(rows_BD)).double()
+        return (chances_BC / chances_BC.sum(dim=1, keepdim=True)).numpy()  # sigmoids do not sum to 1
+
+    return path, probabilities
 
 
 def _proposals(path: str | Path, regions: "RegionStore") -> "RegionStore":

@@ -27,14 +27,14 @@ from ovd.evaluation.audit_labels import (
     vote,
 )
 from ovd.evaluation.audit_missing import Missing, likeness
-from ovd.evaluation.audit_neighbours import Index, first_elsewhere, neighbours_elsewhere
+from ovd.evaluation.audit_neighbours import BLOCK, Index, first_elsewhere, neighbours_elsewhere
 from ovd.evaluation.audit_pictures import Pictures, correlations
 from ovd.fewshot.annotated import AnnotatedObjects
 
 SPARE = 16  # neighbours that are looked up beyond k: some may turn out to be in duplicates of the object's image
 
 TextClasses = Callable[[np.ndarray], np.ndarray]
-"""Unit rows float32 ``[B, D]`` to CLIP's class probabilities ``[B, C]``."""
+"""Unit rows float32 ``[B, D]`` to CLIP's class probabilities ``[B, C]``, which sum to 1."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,12 @@ def audit(objects: AnnotatedObjects, index: Index, pictures: Pictures, text: Tex
     similarity, neighbours = neighbours_elsewhere(index, objects, settings.k + SPARE, progress)
     images, group_of = duplicate_images(objects, similarity, neighbours, pictures, settings)
     same_objects, unseen = duplicate_objects(objects, similarity, neighbours, group_of, pictures, settings)
-    similarity, neighbours = first_elsewhere(similarity, neighbours, group_of[objects.image_of],
-                                             group_of[objects.image_of], settings.k)
+    place_of = group_of[objects.image_of]
+    for start in range(0, len(objects), BLOCK):
+        block = slice(start, start + BLOCK)
+        similarity[block, :settings.k], neighbours[block, :settings.k] = first_elsewhere(
+            similarity[block], neighbours[block], place_of[block], place_of, settings.k)
+    similarity, neighbours = similarity[:, :settings.k], neighbours[:, :settings.k]
     labels = judge_labels(objects, similarity, neighbours, group_of, text, settings)
     rows, ious = double_boxes(objects.boxes, objects.row_map.offsets, settings.double_iou)
     doubles = [DoubleBox(tuple(pair), float(iou)) for pair, iou in zip(rows.tolist(), ious)]
@@ -235,7 +239,6 @@ def judge_labels(objects: AnnotatedObjects, similarity: np.ndarray, neighbours: 
             unknown = few[block] | ~voted.any(axis=1)
             return np.where(unknown[:, None], np.nan, voted), voted, np.full(voted.shape, np.nan)
         said = text(rows_BD)
-        said = said / said.sum(axis=1, keepdims=True)
         return blend(voted, said, settings.text_weight, few[block]), voted, said
 
     given = np.empty(len(objects))
