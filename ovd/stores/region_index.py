@@ -6,6 +6,7 @@ begin, of which store it is, and how thoroughly it is to be searched.
 Shapes: N rows, D width, Q queries, K hits.
 """
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -226,11 +227,13 @@ def build_index(store: RegionStore, path: str | os.PathLike, kind: str = "auto",
                 lambda refine: RegionIndex(kind, row_map, store.dim, index, store, counts={"refine": refine}), index,
                 sets, [queries.result()[1] for queries in best], recall)
             index.nprobe = counts["nprobe"]
-        faiss.write_index(index, str(temporary))
-        counts["faiss_bytes"] = temporary.stat().st_size
-        with open(temporary, "ab") as file:
-            np.save(file, row_map.image_ids)
-            np.save(file, row_map.offsets)
+        with open(temporary, "wb") as file:  # neither faiss nor numpy notices when the end of a file is not written
+            faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+            counts["faiss_bytes"] = file.tell()
+            for array in (row_map.image_ids, row_map.offsets):
+                buffer = io.BytesIO()
+                np.save(buffer, array)
+                file.write(buffer.getbuffer())
             counts["bytes_per_row"] = round(file.tell() / len(row_map), 1)
         manifest.counts = counts
     return RegionIndex.load(path, store)
