@@ -69,7 +69,7 @@ def find(config, tmp_path, **options):
     return json.loads(out.read_text())
 
 
-def test_the_command_writes_a_file_that_annotations_are_read_from(world, config, root, tmp_path):
+def test_the_command_writes_a_file_that_annotations_are_read_from(world, config, root, tmp_path, capsys):
     image_id, box = box_of(make_records(16)["annotations"][6])
     command = [sys.executable, root / "tools/find_support.py", config, "--class", "thing", "--example",
                f"{image_id}:{','.join(map(str, box))}", "--text", "a thing", "--k", "4", "--out", tmp_path / "s.json",
@@ -84,8 +84,8 @@ def test_the_command_writes_a_file_that_annotations_are_read_from(world, config,
     assert all({"score", "text_score", "example_score", "objectness"} <= record.keys() for record in records[1:])
     assert (tmp_path / "shown/thing.png").stat().st_size > 1000
     assert Manifest.read(tmp_path / "s.json").counts == {"examples": 1, "suggested": 4}
-    again = subprocess.run(command, capture_output=True, text=True, cwd=root)
-    assert "up to date" in again.stdout
+    find_support(config, name="thing", examples=[(image_id, box)], text="a thing", k=4, out=tmp_path / "s.json")
+    assert "up to date" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("with_index", [False, True])
