@@ -52,7 +52,8 @@ def run_tasks(start: Callable[..., Callable[[Task, Callable[[int], None]], Resul
     counter = context.Value("q", 0)
     before = bar.n
     with _pool(processes, context, (counter, start, arguments)) as pool:
-        futures = [pool.submit(_run, task) for task in tasks]
+        with _deaf_children():
+            futures = [pool.submit(_run, task) for task in tasks]  # this starts the processes
         pending = set(futures)
         try:
             while pending:
@@ -87,6 +88,19 @@ def _pool(processes: int, context: Any, initargs: tuple) -> Iterator[ProcessPool
 
 class _Stopped(BaseException):
     """SIGTERM, which is how the parent stops its workers; unwinding a task removes the file that it is writing."""
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that start here ignore Ctrl-C, from their first import on: their parent, which hears it, stops them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start(counter: Any, start: Callable, arguments: tuple) -> None:
