@@ -1,11 +1,12 @@
 """Runs of the real command line that may be killed at any moment, many of them in little time.
 
 Importing torch and mmdet takes seconds, so a launcher process does that once and forks a child for every run. A child
-is a process group of its own, does ``sys.exit(pipelines.cli.main())`` as the installed ``ovd`` command does, and has
-nothing of the project replaced. The launcher inherits the processes that a killed run leaves behind, so it knows when
+is a process group of its own, runs ``pipelines.cli.main()`` as the installed ``ovd`` command does, and has nothing of
+the project replaced. The launcher inherits the processes that a killed run leaves behind, so it knows when
 the last of them is gone. Linux only.
 """
 
+import atexit
 import ctypes
 import gc
 import hashlib
@@ -17,7 +18,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +32,8 @@ UNABLE = 77  # exit status of a child that could not set up its conditions
 
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 _NEW_MOUNTS, _NEW_USER = 0x00020000, 0x10000000  # CLONE_NEWNS, CLONE_NEWUSER
-_OVERRIDE = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+_OVERRIDE = 1, 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+_DROP_FROM_BOUND = 24  # PR_CAPBSET_DROP
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _STEPS = {"os.rename": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0, "os.truncate": 0, "os.link": 1}
 
@@ -70,16 +74,16 @@ class Run:
         (os.kill if alone else os.killpg)(self.pid, signal_number)
 
     def others(self) -> list[int]:
-        """The other processes of the run that live now: those of its pools."""
+        """The processes of the run's pools that live now."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != self.pid:
                 try:
-                    state, _, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-                except OSError:
+                    group = (entry / "stat").read_text().rpartition(")")[2].split()[2]
+                    if int(group) == self.pid and b"spawn_main" in (entry / "cmdline").read_bytes():
+                        found.append(int(entry.name))
+                except OSError:  # it has just ended
                     continue
-                if int(group) == self.pid and state != "Z":
-                    found.append(int(entry.name))
         return sorted(found)
 
     def wait(self, timeout: float = PATIENCE) -> Ended:
@@ -254,32 +258,49 @@ def _become_run(request: dict, libc: ctypes.CDLL) -> None:
     except OSError as error:
         print(f"not possible here: {error}")
         os._exit(UNABLE)
+    if request.get("fresh"):
+        os.execv(sys.executable, [sys.executable, "-m", "pipelines.cli", *request["argv"]])
     from pipelines.cli import main
 
     sys.argv = ["ovd", *request["argv"]]
-    sys.exit(main())
+    try:
+        status = main()
+    except SystemExit as leave:
+        status = leave.code
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    # what sys.exit() does, but for freeing the modules one by one, which takes as long as many a run
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status if isinstance(status, int) else 0 if status is None else 1)
 
 
 def _arrange(request: dict, libc: ctypes.CDLL) -> None:
-    """Make the world that a run is to have.
+    """Make the world that a run is to have. ``fresh``: a Python of its own, which imports for itself.
 
     ``file_bytes``: no file may grow beyond (RLIMIT_FSIZE). ``disk``: ``{"at": folder, "bytes": size}`` puts a file
     system of that size, with what the folder holds, in its place; afterwards the folder holds what is on it.
-    ``obeys_permissions``: root may not write where permission bits say no. ``kill_at``: ``[number, folder]`` kills
-    the whole run just before the given one of its steps below the folder: files opened for writing, renamed, removed.
+    ``obeys_permissions``: root may not write where permission bits say no. ``signal_at``: ``[number, folder, signal]``
+    sends the signal to the whole run just before the given one of its steps below the folder: a file opened for
+    writing, renamed, removed, a folder made or removed.
     """
     if "disk" in request:
         _use_small_disk(Path(request["disk"]["at"]), request["disk"]["bytes"], libc)
     if request.get("obeys_permissions") and os.geteuid() == 0:
         header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        for capability in _OVERRIDE:  # also for the processes of a pool
+            _check(libc.prctl(_DROP_FROM_BOUND, capability, 0, 0, 0))
         _check(libc.capget(header, data))
         for place in (0, 1):  # effective and permitted
-            data[place] &= ~_OVERRIDE
+            data[place] &= ~sum(1 << capability for capability in _OVERRIDE)
         _check(libc.capset(header, data))
     if "file_bytes" in request:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"],) * 2)
-    if "kill_at" in request:
-        _kill_at(*request["kill_at"])
+    if "signal_at" in request:
+        _signal_at(*request["signal_at"])
 
 
 def _check(result: int) -> None:
@@ -318,7 +339,7 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(f"{source}/.", f"{target}/.", dirs_exist_ok=True)
 
 
-def _kill_at(number: int, folder: str) -> None:
+def _signal_at(number: int, folder: str, signal_number: int) -> None:
     taken = 0
 
     def hook(event: str, arguments: tuple) -> None:
@@ -332,7 +353,7 @@ def _kill_at(number: int, folder: str) -> None:
         if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(folder):
             taken += 1
             if taken == number:
-                os.killpg(0, signal.SIGKILL)
+                os.killpg(0, signal_number)
 
     sys.addaudithook(hook)
 

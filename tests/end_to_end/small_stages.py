@@ -1,10 +1,16 @@
 """The offline stages on a few small scenes: their real commands and configs, about a second each, many files."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crashing import Launcher, contents
+import pytest
+from crashing import Ended, Launcher, contents, hidden
+
+from ovd.errors import UserError
+from ovd.stores.manifest import Manifest
+from ovd.stores.shards import RegionStore
 
 TRAIN, VAL, SIDE = 20, 6, 96  # scenes, and their size in pixels
 SHARD = 2  # images
@@ -39,6 +45,7 @@ def commands(world: Path) -> dict[str, tuple[str, ...]]:
     found = {
         "scenes": _shapes(data, 1),
         "shapes": _shapes(rendered, 1),
+        "shapes-pool": _shapes(world / "pool", 2),
         "build-zsl": ("build-zsl", "--split", data / "annotations" / "split.json", "--train-ann",
                       "instances_train.json", "--val-ann", "instances_val.json"),
         "rpn": ("train", RPN, *on, "--work-dir", world / "rpn", "--cfg-options", "train_cfg.max_iters=1",
@@ -75,13 +82,66 @@ def _shapes(folder: Path, workers: int) -> tuple:
     return ("shapes", "--data-root", folder, "--train", TRAIN, "--val", VAL, "--size", SIDE, "--workers", workers)
 
 
-def run_all(world: Path, launcher: Launcher) -> dict[str, Stage]:
-    """Run every stage once, uninterrupted."""
-    stages, before = {}, {}
-    for name, argv in commands(world).items():
-        ended = launcher.succeed(argv)
-        after = contents(world)
-        assert before.items() <= after.items(), f"{name} changed what it was given"
-        stages[name] = Stage(argv, dict(after.items() - before.items()), ended.seconds)
-        before = after
-    return stages
+class World:
+    """A folder in which every stage was run once, uninterrupted; tests undo a stage and do it again, with accidents.
+
+    Attributes:
+        world: The folder.
+        stages: By name.
+        finished: Name below the folder -> digest, as it was then.
+        copy: A folder with the same contents that nothing touches.
+    """
+
+    def __init__(self, world: Path, running: Launcher, without: Sequence[str] = ()) -> None:
+        """Args: ``world`` is an empty folder; the stages ``without`` are left out."""
+        self.world, self.launcher, self.copy = world, running, world.with_name("copy")
+        self.stages: dict[str, Stage] = {}
+        before: dict[str, str] = {}
+        for name, argv in commands(world).items():
+            if name in without:
+                continue
+            ended = running.succeed(argv)
+            after = contents(world)
+            assert before.items() <= after.items(), f"{name} changed what it was given"
+            self.stages[name] = Stage(argv, dict(after.items() - before.items()), ended.seconds)
+            before = after
+        self.finished = before
+        assert not hidden(world)
+        shutil.copytree(world, self.copy)
+
+    def begin(self, name: str) -> Stage:
+        """A stage whose outputs are not there, in a world where all else is."""
+        shutil.rmtree(self.world)
+        shutil.copytree(self.copy, self.world)
+        self.clear(self.stages[name])
+        return self.stages[name]
+
+    def clear(self, stage: Stage) -> None:
+        """Remove what the stage wrote."""
+        for name in stage.outputs:
+            (self.world / name).unlink(missing_ok=True)
+        for name in hidden(self.world):
+            (self.world / name).unlink()
+
+    def check_what_is_visible(self, stage: Stage, story: str) -> None:
+        """Every file that has its final name has its final bytes; a folder with a manifest is complete."""
+        found = contents(self.world)
+        wrong = [name for name, digest in found.items() if self.finished.get(name) != digest]
+        assert not wrong, f"{story}: not as an uninterrupted run writes them: {wrong}"
+        lost = [name for name in self.finished if name not in found and name not in stage.outputs]
+        assert not lost, f"{story}: its inputs are gone: {lost}"
+        for name in found:
+            folder = Path(name).parent
+            if Path(name).name == "manifest.json":
+                broken = Manifest.read(self.world / folder).broken_file(self.world / folder)
+                assert not broken, f"{story}: {name} is there, but {broken}"
+            if Path(name).name == "plan.json" and str(folder / "manifest.json") not in found:
+                with pytest.raises(UserError, match="unfinished"):
+                    RegionStore(self.world / folder)
+
+    def check_the_end(self, ended: Ended, stage: Stage, story: str) -> None:
+        """All files are there with the bytes of the uninterrupted run, and no others."""
+        assert ended.status == 0, f"{story}: status {ended.status}\n{ended.text[-3000:]}"
+        self.check_what_is_visible(stage, story)
+        assert contents(self.world).keys() == self.finished.keys(), story
+        assert not hidden(self.world), f"{story}: left behind: {hidden(self.world)}"
