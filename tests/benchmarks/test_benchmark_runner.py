@@ -56,9 +56,9 @@ def test_scripts_that_fail_are_named_and_the_others_run(run, folder, tmp_path, c
 
 
 def test_a_script_that_no_suite_has_is_noticed(run, folder, capsys):
-    scripts = table(run, "good", "raises", "odd")
+    scripts = [run.Benchmark("good", "eval"), *table(run, "raises", "odd")]
     assert run.left_out(folder, scripts) == ["silent"]
-    assert run.main(["--only", "good"], folder, scripts) == 1
+    assert run.main(["--suite", "eval"], folder, scripts) == 1
     assert "FAILED silent: is in no suite" in capsys.readouterr().err
 
 
