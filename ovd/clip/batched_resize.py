@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovd.clip.bicubic import dense_weights, fixed_point, most_taps, source_windows
+from ovd.clip.bicubic import dense_weights, most_taps, source_windows
 
 # Products of these weights with 8-bit values less 128, and sums of them, are integers below 2 ** 24 in units of the
 # last bit (the weights of an output add up to less than 2 in magnitude). So float32 holds every partial sum exactly,
@@ -89,7 +89,7 @@ def _chunks(padded_M2: np.ndarray, side: int, itemsize: int, memory: int) -> Ite
         width, height = padded_M2[start].tolist()
         size, taps = max(width, height), most_taps(max(width, height) / side)
         pixels = 3 * itemsize * (height * width + 2 * height * side + 2 * side * side)
-        weights = 2 * side * (8 * (2 * size + 5 * taps) + itemsize * size)  # they are made in float64
+        weights = 2 * side * (itemsize * (size + taps) + 8 * 7 * taps)  # they are made in float64
         count = max(1, memory // (pixels + weights))
         for first in range(start, stop, count):
             yield first, min(first + count, stop), width, height
@@ -102,8 +102,7 @@ def _resize(pixels: Tensor, plan: Tensor, width: int, height: int, side: int) ->
         plan: float64 ``[5, 2, M]``: in_size, out_size, start, begin of each axis, and begin in the image's pixels.
     """
     num, size = plan.shape[2], max(width, height)
-    weights = dense_weights(*plan[:4].flatten(1), size, side, most_taps(size / side))
-    weights = (fixed_point(weights, _WEIGHT_BITS) / (1 << _WEIGHT_BITS)).to(pixels.dtype)
+    weights = dense_weights(*plan[:4].flatten(1), size, side, most_taps(size / side), _WEIGHT_BITS, pixels.dtype)
     cols_MXS, rows_MYS = weights[:num, :width], weights[num:, :height]
     begin_x, begin_y = plan[4].long().unsqueeze(2)
     x, y = (torch.arange(length, device=pixels.device) for length in (width, height))

@@ -58,8 +58,10 @@ def most_taps(scale: float) -> int:
 
 
 def dense_weights(in_size_M: Tensor, out_size_M: Tensor, start_M: Tensor, begin_M: Tensor, size: int, side: int,
-                  taps: int) -> Tensor:
+                  taps: int, bits: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Weights of source positions ``begin`` to ``begin + size`` in outputs ``start`` to ``start + side``.
+
+    As Pillow does, they are rounded to ``bits`` bits after the point, halves away from zero.
 
     Args:
         in_size_M: Source pixels of the axis; float64 as the next three, so that nothing is lost in divisions.
@@ -71,7 +73,7 @@ def dense_weights(in_size_M: Tensor, out_size_M: Tensor, start_M: Tensor, begin_
         taps: At least :func:`most_taps` of every resize.
 
     Returns:
-        float64 ``[M, size, side]``, zero where a source pixel does not count. Each output's weights add up to one.
+        ``[M, size, side]``, zero where a source pixel does not count. Each output's weights add up to about one.
     """
     centres_MS, stretch_M1 = _centres(in_size_M, out_size_M, start_M, side)
     first_MS, last_MS = _reach(centres_MS, stretch_M1, in_size_M)
@@ -80,15 +82,11 @@ def dense_weights(in_size_M: Tensor, out_size_M: Tensor, start_M: Tensor, begin_
     weights_MTS = _cubic((position_MTS - centres_MS.unsqueeze(1) + 0.5) * (1.0 / stretch_M1).unsqueeze(1))
     weights_MTS.masked_fill_(position_MTS >= last_MS.unsqueeze(1), 0.0)
     weights_MTS /= weights_MTS.cumsum(1)[:, -1:]  # added in Pillow's order
+    weights_MTS *= 1 << bits
+    weights_MTS = weights_MTS.abs().add_(0.5).floor_().mul_(weights_MTS.sign()).div_(1 << bits).to(dtype)
     dense_MPS = weights_MTS.new_zeros(len(in_size_M), size + taps, side)  # taps without weight may lie behind the last
     dense_MPS.scatter_(1, (position_MTS - begin_M.view(-1, 1, 1)).long(), weights_MTS)
     return dense_MPS[:, :size]
-
-
-def fixed_point(weights: Tensor, bits: int) -> Tensor:
-    """Weights times ``2 ** bits``, rounded to integers as Pillow does it: halves away from zero."""
-    scaled = weights * (1 << bits)
-    return torch.trunc(scaled + torch.copysign(torch.full_like(scaled, 0.5), scaled))
 
 
 def _source_span(in_size_M: Tensor, out_size_M: Tensor, start_M: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -112,14 +110,12 @@ def _reach(centres_MS: Tensor, stretch_M1: Tensor, in_size_M: Tensor) -> tuple[T
 
 
 def _weights_of_one(in_size: int, out_size: int, start: int, side: int) -> tuple[int, np.ndarray]:
-    """First source position with a weight, and the weights, integers in float64, ``[P, S]``.
-
-    Sums of them times 8-bit values are exact in float64.
-    """
+    """First source position with a weight, and the weights, float64 ``[P, S]``; sums of them times 8-bit values are
+    exact."""
     axis = [torch.tensor([value], dtype=torch.float64) for value in (in_size, out_size, start)]
     begin, end = _source_span(*axis, side)
-    weights = dense_weights(*axis, begin, int(end - begin), side, most_taps(in_size / out_size))
-    return int(begin), fixed_point(weights[0], _PRECISION_BITS).numpy()
+    weights = dense_weights(*axis, begin, int(end - begin), side, most_taps(in_size / out_size), _PRECISION_BITS)
+    return int(begin), weights[0].numpy()
 
 
 def _cubic(x: Tensor) -> Tensor:
@@ -131,4 +127,4 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def _to_uint8(sums: np.ndarray) -> np.ndarray:
-    return np.clip(np.floor(sums / (1 << _PRECISION_BITS) + 0.5), 0, 255).astype(np.uint8)
+    return np.clip(np.floor(sums + 0.5), 0, 255).astype(np.uint8)

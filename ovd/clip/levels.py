@@ -149,4 +149,5 @@ class _WholeImage:
     side: int
 
     def __call__(self, image: RgbImage, boxes_N4: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, None]
+        pixels = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
+        return pixels.permute(2, 0, 1)[None, None]

@@ -32,7 +32,7 @@ class Clock:
     """Adds up the time of the calls of a function on ``device``; on a GPU nothing waits for it before :meth:`read`."""
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device, self._on_gpu = device, device.type == "cuda"
         self._crops, self._seconds = 0, 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -41,9 +41,10 @@ class Clock:
         self._crops += crops
         if self._on_gpu:
             before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            before.record()
+            stream = torch.cuda.current_stream(self._device)  # not that of the thread's current device
+            before.record(stream)
             result = function(pixels)
-            after.record()
+            after.record(stream)
             self._events.append((before, after))
             return result
         start = time.perf_counter()
