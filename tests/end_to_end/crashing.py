@@ -125,6 +125,7 @@ class Launcher:
         """
         self._count += 1
         log = self._logs / f"run-{self._count:04d}.txt"
+        log.touch()  # it may be killed before it opens it
         request = {"argv": [str(word) for word in argv], "log": str(log), **conditions}
         return Run(self, self.ask(request, PATIENCE)["pid"], log)
 

@@ -1,12 +1,13 @@
 """The offline stages on a few small scenes: their real commands and configs, about a second each, many files."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from crashing import Ended, Launcher, contents, hidden
+from crashing import Ended, Launcher, Run, contents, hidden
 
 from ovd.errors import UserError
 from ovd.stores.manifest import Manifest
@@ -116,12 +117,30 @@ class World:
         self.clear(self.stages[name])
         return self.stages[name]
 
+    def stop_at_work(self, name: str, at_work: Callable[[Run], bool]) -> tuple[Stage, Run]:
+        """Begin a stage and halt all of its processes (SIGSTOP) once ``at_work`` says so."""
+        for _ in range(50):
+            stage = self.begin(name)
+            run = self.launcher.start(stage.argv)
+            while not at_work(run) and not run.ends_within(0.001):
+                pass
+            run.send(signal.SIGSTOP)
+            if not run.ends_within(0.05) and at_work(run):
+                return stage, run
+            run.send(signal.SIGCONT)  # it was faster
+            run.wait()
+        raise AssertionError(f"{name} is always done before it can be stopped")
+
     def clear(self, stage: Stage) -> None:
         """Remove what the stage wrote."""
         for name in stage.outputs:
             (self.world / name).unlink(missing_ok=True)
         for name in hidden(self.world):
             (self.world / name).unlink()
+
+    def pool_at_work(self, run: Run) -> bool:
+        """Whether both workers of ``shapes-pool`` live and one has written something."""
+        return len(run.others()) == 2 and any(self.world.glob("pool/train2017/*.jpg"))
 
     def check_what_is_visible(self, stage: Stage, story: str) -> None:
         """Every file that has its final name has its final bytes; a folder with a manifest is complete."""

@@ -104,19 +104,8 @@ def test_an_output_below_a_file(world, name):
 
 @pytest.mark.parametrize("name", STORES)
 def test_a_second_writer_of_a_store_is_refused_and_the_first_ends_well(world, name):
-    for _ in range(20):
-        stage = world.begin(name)
-        first = world.launcher.start(stage.argv)
-        while not hidden_locks(world) and not first.ends_within(0.001):
-            pass
-        if stopped := not first.ends_within(0):
-            first.send(signal.SIGSTOP)
-        locks = hidden_locks(world)
-        if stopped and locks:  # else it was done before it could be stopped
-            break
-        first.send(signal.SIGCONT)
-        first.wait()
-    folder = str(locks[0].parent)
+    stage, first = world.stop_at_work(name, lambda run: any(world.world.rglob(".lock*")))
+    folder = str(next(world.world.rglob(".lock*")).parent)
     try:
         before = contents(world.world)
         for more in ((), ("--overwrite",)):
@@ -126,10 +115,6 @@ def test_a_second_writer_of_a_store_is_refused_and_the_first_ends_well(world, na
     finally:
         first.send(signal.SIGCONT)
     world.check_the_end(first.wait(), stage, "with a second writer")
-
-
-def hidden_locks(world) -> list[Path]:
-    return list(world.world.rglob(".lock*"))
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name not in STORES])
@@ -186,11 +171,9 @@ def test_a_cut_shard_is_made_again_without_being_asked(world, finished):
 
 
 def test_a_killed_worker_of_a_pool_is_one_clear_error(world):
-    stage = world.begin("shapes-pool")
-    run = world.launcher.start(stage.argv)
-    while not list(world.world.glob("pool/train2017/*.jpg")) and not run.ends_within(0.001):
-        pass
+    stage, run = world.stop_at_work("shapes-pool", world.pool_at_work)
     os.kill(run.others()[0], signal.SIGKILL)
+    run.send(signal.SIGCONT)
     check_refusal(run.wait(), "a worker process died", "run the same command again")
     world.check_what_is_visible(stage, "a worker killed")
     world.check_the_end(world.launcher.finish(stage.argv), stage, "a worker killed")
@@ -215,11 +198,9 @@ def test_a_run_that_is_told_to_stop_leaves_no_temporary_files(world, name, numbe
 @pytest.mark.parametrize("alone", [True, False], ids=["parent", "group"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_pool_that_is_told_to_stop_leaves_no_temporary_files(world, number, alone):
-    stage = world.begin("shapes-pool")
-    run = world.launcher.start(stage.argv)
-    while not list(world.world.glob("pool/train2017/*.jpg")) and not run.ends_within(0.001):
-        pass
+    stage, run = world.stop_at_work("shapes-pool", world.pool_at_work)
     run.send(number, alone)
+    run.send(signal.SIGCONT)
     ended = run.wait()
     assert ended.status == 128 + number, ended.text[-3000:]
     assert "Traceback" not in ended.text, ended.text[-3000:]
