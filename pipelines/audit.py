@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
     from ovd.data.annotations import Annotations
-    from ovd.data.images import Photo
     from ovd.evaluation.audit import Findings, TextClasses
     from ovd.stores.region_index import RegionIndex
     from ovd.stores.shards import RegionStore
@@ -89,7 +88,6 @@ def audit_annotations(config: str | Path, *, subset: str = "train", store: str |
 
     from ovd.data.annotations import load_annotations
     from ovd.engine.config import load_config
-    from ovd.engine.launch import quiet
     from ovd.engine.marks import marked, warn
     from ovd.evaluation.audit import Settings, audit
     from ovd.evaluation.audit_pictures import Pictures
@@ -98,7 +96,6 @@ def audit_annotations(config: str | Path, *, subset: str = "train", store: str |
     from ovd.stores.region_index import RegionIndex, index_file
     from pipelines.region_settings import variable
 
-    quiet()
     cfg = load_config(config, options, data_root)
     root = Path(cfg.get("data_root") or "")
     ann_file = root / variable(cfg, f"{subset}_ann")
@@ -130,7 +127,7 @@ def audit_annotations(config: str | Path, *, subset: str = "train", store: str |
         print(f"note: {len(objects):,} objects are searched without an index; one made by ovd build-index is faster")
     sources = marked([regions.path, *([head_path] if head_path else [])])
     warn(sources, "The report serves")
-    pictures = Pictures(_photos(annotations, root / variable(cfg, f"{subset}_prefix")))
+    pictures = Pictures.of(annotations.images, root / variable(cfg, f"{subset}_prefix"))
     settings = Settings(k=k, text_weight=text_weight)
     with tqdm(total=len(objects), desc="neighbours", unit=" objects") as bar:
         findings = audit(objects, searched, pictures, text, settings, bar.update)
@@ -207,14 +204,6 @@ def _proposals(path: str | Path, regions: "RegionStore") -> "RegionStore":
     return found
 
 
-def _photos(annotations: "Annotations", folder: Path) -> "dict[int, Photo]":
-    from ovd.data.annotations import image_path
-    from ovd.data.images import Photo
-
-    return {image.id: Photo(image.id, str(image_path(image, folder)), image.height, image.width)
-            for image in annotations.images}
-
-
 def _with_missing(findings: "Findings", index: "RegionIndex", proposals: "RegionStore", annotations: "Annotations",
                   text: "TextClasses | None", per_image: int) -> "Findings":
     from dataclasses import replace
@@ -250,7 +239,7 @@ def _write(folder: Path, findings: "Findings", pictures: Any, show: int, record:
     from ovd.stores.atomic import write_bytes
     from ovd.stores.manifest import Manifest, publish
 
-    files = {image_id: Path(photo.path).name for image_id, photo in pictures.photos.items()}
+    files = pictures.names
     numbers = counts(findings)
     introduction = f"{numbers['objects']:,} objects in {numbers['images']:,} images, as their embeddings see them."
     if flags:

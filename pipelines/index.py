@@ -1,6 +1,7 @@
 """Build the index of a region store, which makes `ovd search` fast, and print its recall against exact search.
 
     ovd build-index configs/shapes/vild.py                             # regions/train.faiss beside regions/train
+    ovd build-index                                                    # the same where no other dataset has a store
     ovd build-index --store data/coco/regions/train --kind ivf-pq --memory 2
 
 Exact up to 1 GiB of rows, then lists (ivf), then lists of codes (ivf-pq) where rows would take more than --memory.
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``tools/build_index.py``."""
-    parser.add_argument("config", nargs="?", help="the config that says where the region store is")
+    parser.add_argument("config", nargs="?", help="the config that says where the region store is "
+                        "(default: that of the one dataset that has a store)")
     parser.add_argument("--data-root", help="use the dataset in this folder instead of the config's data_root")
     parser.add_argument("--subset", choices=("train", "val"), default="train", help="of the config (default: train)")
     parser.add_argument("--store", metavar="DIR", help="the region store (default: the config's)")
@@ -63,25 +65,24 @@ def build(config: str | Path | None = None, *, options: Sequence[str] | Mapping[
     """
     from tqdm import tqdm
 
-    from ovd.engine.config import load_config
     from ovd.stores.index_kinds import MEMORY
     from ovd.stores.region_index import build_index, index_file
     from ovd.stores.shards import RegionStore
+    from pipelines.chosen_config import chosen_config
     from pipelines.region_settings import store_of
 
     start = time.perf_counter()
-    if config is None and store is None:
-        raise UserError("nothing to index: name a config, or a region store with --store")
     if memory is not None and memory <= 0:
         raise UserError(f"--memory {memory:g}: needs more than 0 GiB")
-    cfg = load_config(config, options, data_root) if config else {}
+    cfg = chosen_config(config, store, subset, options, data_root)
     opened = RegionStore(store or store_of(cfg, subset))
     if class_head is None and isinstance(cfg.get("class_head"), str):
         usual = Path(cfg.get("data_root") or "", cfg.class_head)
         class_head = usual if usual.exists() else None
     texts_TD = None if class_head is None else _texts(Path(class_head), opened)
     path = Path(out) if out else index_file(opened.path)
-    with tqdm(total=opened.manifest.counts.get("regions"), desc="adding", unit=" regions", smoothing=0.1) as bar:
+    with tqdm(total=opened.manifest.counts.get("regions"), desc="adding", unit=" regions", smoothing=0.1,
+              delay=0.5) as bar:
         index = build_index(opened, path, kind, memory=MEMORY if memory is None else round(memory * 2**30), seed=seed,
                             recall=recall, texts_TD=texts_TD, overwrite=overwrite, progress=bar.update, say=bar.write)
     _report(index, recall, time.perf_counter() - start)

@@ -1,16 +1,17 @@
 """Find regions of a store by words, by boxes of example pictures, or by both.
 
-    ovd search "a striped red star" "dotted blue ring" --config configs/shapes/vild.py --show-dir work_dirs/found
+    ovd search "a striped red star" --k 20 --show-dir work_dirs/found
+    ovd search "dotted red star" "plain green drop" --config configs/shapes/vild.py
     ovd search --image photo.jpg --box 40,60,200,220 --config configs/shapes/vild.py
     ovd search "in the dark" --image photo.jpg --box 40,60,200,220 --text-weight 0.3 --config configs/shapes/vild.py
 
 Words are put into prompt templates as class names are; --as-is embeds them as they stand. Uses the index that
-`ovd build-index` made; without one it reads the whole store. See docs/search.md.
+`ovd build-index` made; without one it reads the whole store. Without --config and --store it takes the region store of
+the one dataset in configs/_base_/datasets that has one. See docs/search.md.
 """
 
 import argparse
 import json
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ovd.clip.towers import ClipModel
-    from ovd.data.annotations import Image
     from ovd.stores.hits import Hit
     from ovd.stores.region_index import RegionIndex
     from ovd.stores.shards import RegionStore
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      "examples, 0 to 1 (%(default)s)")
     where = parser.add_argument_group("where to look")
     where.add_argument("--config", metavar="CONFIG", help="the config that says where region store, annotations and "
-                       "images are and which CLIP it is")
+                       "images are and which CLIP it is (default: that of the one dataset that has a store)")
     where.add_argument("--data-root", help="use the dataset in this folder instead of the config's data_root")
     where.add_argument("--subset", choices=("train", "val"), default="train", help="of the config (default: train)")
     where.add_argument("--store", metavar="DIR", help="the region store (default: the config's)")
@@ -78,6 +78,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class ImageFile:
+    """An image of the annotation file: its path below the images' folder, and its size in pixels."""
+
+    name: str
+    width: int
+    height: int
+
+
 @dataclass
 class Found:
     """A query and its hits, best first."""
@@ -85,11 +94,11 @@ class Found:
     query: str
     hits: "list[Hit]" = field(default_factory=list)
 
-    def plain(self, files: "Mapping[int, Image]") -> dict[str, Any]:
+    def plain(self, files: "Mapping[int, ImageFile]") -> dict[str, Any]:
         """As data for a json file."""
         return {"query": self.query, "hits": [
             {"rank": rank, "score": round(hit.score, 6), "image_id": hit.image_id,
-             **({"file": files[hit.image_id].file_name} if files else {}),
+             **({"file": files[hit.image_id].name} if files else {}),
              "box": [round(value, 2) for value in hit.box], "position": hit.position,
              "objectness": round(hit.objectness, 6)} for rank, hit in enumerate(self.hits, 1)]}
 
@@ -112,26 +121,23 @@ def search(texts: Sequence[str], *, examples: Sequence[tuple[str, Sequence[float
     Raises:
         UserError: wrong or missing input; a CLIP that did not make the store; a stale index.
     """
-    from ovd.clip.queries import check_clip
-    from ovd.clip.towers import load_clip
-    from ovd.engine.config import load_config
+    if not texts and not examples:
+        raise UserError("nothing to look for: give a text, or an example with --image FILE --box X1,Y1,X2,Y2")
+    if not 0 <= text_weight <= 1 or k < 1:
+        raise UserError(f"--text-weight {text_weight:g} --k {k}: needs a weight of 0 to 1 and one hit or more")
+    from ovd.vocabulary.prompts import check_names, get_style
+    from pipelines.chosen_config import chosen_config
+    from pipelines.region_settings import store_of
+
+    if texts:
+        check_names(texts)
+    prompts = None if as_is else get_style(style)
+    cfg = chosen_config(config, store, subset, options, data_root)
     from ovd.engine.launch import choose_device
     from ovd.engine.marks import FLAG, marked, warn
     from ovd.stores.hits import find_hits
     from ovd.stores.shards import RegionStore
-    from ovd.vocabulary.prompts import check_names, get_style
-    from pipelines.region_settings import store_of
 
-    if not texts and not examples:
-        raise UserError("nothing to look for: give a text, or an example with --image FILE --box X1,Y1,X2,Y2")
-    if texts:
-        check_names(texts)
-    if not 0 <= text_weight <= 1 or k < 1:
-        raise UserError(f"--text-weight {text_weight:g} --k {k}: needs a weight of 0 to 1 and one hit or more")
-    if config is None and store is None:
-        raise UserError("nowhere to look: name a config with --config, or a region store with --store")
-    prompts = None if as_is else get_style(style)
-    cfg = load_config(config, options, data_root) if config else {}
     settings = cfg.get("regions") or {}
     if not (pretrained or settings.get("pretrained")):
         raise UserError("no CLIP is named: pass the one that made the store with --pretrained, or a config with "
@@ -142,6 +148,9 @@ def search(texts: Sequence[str], *, examples: Sequence[tuple[str, Sequence[float
     if show_dir is not None and folder is None:
         raise UserError("--show-dir: nothing says where the images are; pass --config, or --ann FILE --images DIR")
     torch_device = choose_device(device)
+    from ovd.clip.queries import check_clip
+    from ovd.clip.towers import load_clip
+
     pretrained, model = (pretrained, model) if pretrained else \
         (settings["pretrained"], model or settings.get("model"))
     clip = load_clip(pretrained, model=model, device=torch_device,
@@ -157,6 +166,8 @@ def search(texts: Sequence[str], *, examples: Sequence[tuple[str, Sequence[float
         _check_files(results, files, opened)
     for found in results:
         _print(found, files)
+        if len(found.hits) < k and searched.kind.startswith("ivf"):
+            print("note: the lists that the index looks into hold no more; --scan finds the rest")
     print(f"{len(results)} queries embedded in {embedded - start:.2f} s, {len(searched):,} regions searched in "
           f"{seconds:.2f} s")
     if json_file is not None:
@@ -204,9 +215,9 @@ def _opened_index(store: "RegionStore", file: str | Path | None, scan: bool) -> 
 
 
 def _image_files(cfg: Mapping[str, Any], subset: str, ann: str | Path | None,
-                 folder: str | Path | None) -> "tuple[dict[int, Image], Path | None]":
-    """Image records by id, none where nothing names an annotation file; and the folder of their files."""
-    from ovd.data.annotations import load_annotations
+                 folder: str | Path | None) -> tuple[dict[int, ImageFile], Path | None]:
+    """Image files by id, none where nothing names an annotation file; and the folder that they are in."""
+    from ovd.data.annotations import image_path, load_images
     from pipelines.region_settings import variable
 
     root = Path(cfg.get("data_root") or "")
@@ -216,10 +227,12 @@ def _image_files(cfg: Mapping[str, Any], subset: str, ann: str | Path | None,
         folder = root / variable(cfg, f"{subset}_prefix")
     if ann is None:
         return {}, None
-    return {image.id: image for image in load_annotations(ann, check=False).images}, Path(folder) if folder else None
+    files = {image.id: ImageFile(image_path(image, "").as_posix(), image.width, image.height)
+             for image in load_images(ann)}
+    return files, Path(folder) if folder else None
 
 
-def _check_files(results: Sequence[Found], files: "Mapping[int, Image]", store: "RegionStore") -> None:
+def _check_files(results: Sequence[Found], files: Mapping[int, ImageFile], store: "RegionStore") -> None:
     for image_id in (hit.image_id for found in results for hit in found.hits):
         if image_id not in files:
             raise UserError(f"{store.path}: has image {image_id}, which the annotation file does not have: name that "
@@ -241,18 +254,18 @@ def _queries(clip: "ClipModel", store: "RegionStore", texts: Sequence[str], styl
     return [f"{text} + {label}" for text in texts], blended(text_rows(clip, texts, style), example_D, text_weight)
 
 
-def _print(found: Found, files: "Mapping[int, Image]") -> None:
+def _print(found: Found, files: Mapping[int, ImageFile]) -> None:
     print(f"\n{found.query}" + ("" if found.hits else ": nothing found"))
-    width = max([4, *(len(files[hit.image_id].file_name) for hit in found.hits)]) if files else 0
+    width = max([4, *(len(files[hit.image_id].name) for hit in found.hits)]) if files else 0
     if found.hits:
         print(f"{'rank':>5}  {'cosine':>6}  {'image':>12}  {'file' if files else '':<{width}}  box (x1 y1 x2 y2)")
     for rank, hit in enumerate(found.hits, 1):
-        name = files[hit.image_id].file_name if files else ""
+        name = files[hit.image_id].name if files else ""
         box = " ".join(f"{value:6.1f}" for value in hit.box)
         print(f"{rank:>5}  {hit.score:6.3f}  {hit.image_id:>12}  {name:<{width}}  {box}")
 
 
-def _save(path: Path, results: Sequence[Found], files: "Mapping[int, Image]") -> None:
+def _save(path: Path, results: Sequence[Found], files: Mapping[int, ImageFile]) -> None:
     from ovd.stores.atomic import write_bytes
 
     text = json.dumps([found.plain(files) for found in results], indent=1, ensure_ascii=False)
@@ -260,21 +273,20 @@ def _save(path: Path, results: Sequence[Found], files: "Mapping[int, Image]") ->
     print(f"hits: {path}")
 
 
-def _show(folder: Path, results: Sequence[Found], files: "Mapping[int, Image]", images: Path, where: str) -> None:
-    from ovd.data.annotations import image_path
+def _show(folder: Path, results: Sequence[Found], files: Mapping[int, ImageFile], images: Path, where: str) -> None:
     from ovd.data.rgb import load_rgb
-    from ovd.evaluation.contact_sheet import Tile, contact_sheet
+    from ovd.evaluation.contact_sheet import Tile, contact_sheet, file_stem
     from ovd.stores.atomic import atomic_write
 
     def tiles(found: Found) -> Iterator[Tile]:
         for rank, hit in enumerate(found.hits[:_SHOWN], 1):
-            record = files[hit.image_id]
-            picture = load_rgb(image_path(record, images), record.width, record.height)
+            file = files[hit.image_id]
+            picture = load_rgb(images / file.name, file.width, file.height)
             yield Tile(picture, hit.box, f"{rank}    {hit.score:.3f}", f"image {hit.image_id}")
 
     for number, found in enumerate(results, 1):
-        words = re.sub(r"[^a-z0-9]+", "-", found.query.lower()).strip("-")[:60]
-        path = folder / f"{number:02d}-{words or 'query'}.png"
+        path = folder / f"{number:02d}-{file_stem(found.query, 'query')}.png"
+        shown = f" (the first {_SHOWN} are shown)" if len(found.hits) > _SHOWN else ""
         with atomic_write(path) as temporary:
-            contact_sheet(found.query, f"{len(found.hits)} hits in {where}", tiles(found)).save(temporary, "PNG")
+            contact_sheet(found.query, f"{len(found.hits)} hits{shown} in {where}", tiles(found)).save(temporary, "PNG")
         print(f"picture: {path}")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 STAGE = "find-support"
 
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``tools/find_support.py``."""
     add = parser.add_argument
@@ -118,9 +119,9 @@ def find_support(config: str | Path, *, name: str, text: str | None = None, exam
     _check_numbers(k, pool, diversity, text_weight)
     from ovd.data.annotations import load_annotations
     from ovd.engine.config import load_config
-    from ovd.engine.launch import quiet
     from ovd.engine.marks import marked, warn
     from ovd.evaluation.audit_pictures import Pictures
+    from ovd.evaluation.contact_sheet import file_stem
     from ovd.fewshot.candidates import distinct, searched, without_examples
     from ovd.fewshot.retrieval import choose
     from ovd.fewshot.support_file import support_json
@@ -129,7 +130,6 @@ def find_support(config: str | Path, *, name: str, text: str | None = None, exam
     from ovd.stores.shards import RegionStore
     from pipelines.region_settings import store_of, variable
 
-    quiet()
     cfg = load_config(config, options, data_root)
     root, prefix = Path(cfg.get("data_root") or ""), variable(cfg, f"{subset}_prefix")
     ann_file = root / variable(cfg, f"{subset}_ann")
@@ -157,11 +157,11 @@ def find_support(config: str | Path, *, name: str, text: str | None = None, exam
                    **({"class_head": fingerprint(head_path)} if by_head and head_path else {})},
     }
     out = Path(out)
-    sheet = Path(show_dir, f"{_slug(name)}.png") if show_dir else None
+    sheet = Path(show_dir, f"{file_stem(name, 'support')}.png") if show_dir else None
     if current_or_remove(out, STAGE, **record, overwrite=overwrite) and (sheet is None or sheet.exists()):
         print(f"{out} is up to date")
         return out
-    pictures = Pictures(_photos(annotations, root / prefix))
+    pictures = Pictures.of(annotations.images, root / prefix)
     sources = marked([regions.path])
     warn(sources, "The suggestions serve")
     if by_head:
@@ -222,14 +222,6 @@ def _check_examples(examples: "Sequence[Example]", images: "Mapping[int, Image]"
             check_boxes(np.array([box]), image.width, image.height)
         except UserError as error:
             raise UserError(f"{where}: {str(error).partition(') ')[2]}") from error
-
-
-def _photos(annotations: "Annotations", folder: Path) -> dict:
-    from ovd.data.annotations import image_path
-    from ovd.data.images import Photo
-
-    return {image.id: Photo(image.id, str(image_path(image, folder)), image.height, image.width)
-            for image in annotations.images}
 
 
 def _query_of_head(name: str, path: Path | None, regions: "RegionStore") -> Query:
@@ -319,10 +311,6 @@ def _print(contents: dict[str, Any], k: int, found: int) -> None:
               f"{width:.0f} x {height:.0f}{said}")
     if found < k:
         print(f"note: only {found} of the {k} boxes asked for are there")
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "support"
 
 
 def _show(sheet: Path, contents: dict[str, Any], pictures: "Pictures") -> None:

@@ -2,12 +2,14 @@
 
 import io
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image as PilImage
 from PIL import ImageDraw
 
+from ovd.data.annotations import Image, image_path
 from ovd.data.images import Photo
 from ovd.data.rgb import load_rgb
 
@@ -23,11 +25,21 @@ class Pictures:
 
     Args:
         photos: image id -> file.
+        names: image id -> what a person calls it; by default the files' names.
     """
 
-    def __init__(self, photos: Mapping[int, Photo]) -> None:
+    def __init__(self, photos: Mapping[int, Photo], names: Mapping[int, str] | None = None) -> None:
         self.photos = photos
+        self.names = names or {image_id: Path(photo.path).name for image_id, photo in photos.items()}
         self._open: OrderedDict[int, PilImage.Image] = OrderedDict()
+
+    @classmethod
+    def of(cls, images: Iterable[Image], folder: Path) -> "Pictures":
+        """Those of an annotation file, called by their paths below ``folder``."""
+        images = list(images)
+        photos = {image.id: Photo(image.id, str(image_path(image, folder)), image.height, image.width)
+                  for image in images}
+        return cls(photos, {image.id: image_path(image, "").as_posix() for image in images})
 
     def image(self, image_id: int) -> PilImage.Image:
         """The RGB image; UserError when its file is missing, damaged or of another size than annotated."""

@@ -3,6 +3,7 @@
 Boxes are x1, y1, x2, y2 in pixels of the image.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -49,6 +50,11 @@ def contact_sheet(title: str, subtitle: str, tiles: Iterable[Tile], columns: int
         _write(draw, (x, y + side + 4), caption, plain, _INK, side)
         _write(draw, (x, y + side + 4 + _LINE), note, small, _FAINT, side)
     return sheet
+
+
+def file_stem(text: str, otherwise: str) -> str:
+    """A text as the name of a sheet's file: its letters and digits, of whatever alphabet, joined by hyphens."""
+    return re.sub(r"[\W_]+", "-", text.lower()).strip("-")[:60].rstrip("-") or otherwise
 
 
 def _picture(tile: Tile, side: int) -> Image.Image:

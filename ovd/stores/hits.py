@@ -3,6 +3,7 @@
 Shapes: Q queries, D width.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,13 +44,14 @@ def find_hits(index: RegionIndex, store: RegionStore, queries_QD: np.ndarray, k:
             :data:`OVERLAP`, ``"image"`` all but the best of an image, ``"off"`` none.
     """
     kept: list[list[Hit]] = [[] for _ in queries_QD]
+    boxes = _Boxes(store)
     waiting = list(range(len(queries_QD)))
     wide = k if distinct == "off" else k * _WIDER
     while waiting:
         wide = min(wide, len(index))
         scores_QW, rows_QW = index.search(queries_QD[waiting], wide)
         for query, scores, rows in zip(waiting, scores_QW, rows_QW):
-            kept[query] = _first_of_each(_hits(index, store, scores, rows), k, distinct)
+            kept[query] = _first_of_each(_ranked(index, scores, rows), boxes, k, distinct)
         if wide == len(index):
             break
         waiting = [query for query, rows in zip(waiting, rows_QW) if len(kept[query]) < min(k, wide) and rows[-1] >= 0]
@@ -57,27 +59,40 @@ def find_hits(index: RegionIndex, store: RegionStore, queries_QD: np.ndarray, k:
     return kept
 
 
-def _hits(index: RegionIndex, store: RegionStore, scores: np.ndarray, rows: np.ndarray) -> list[Hit]:
+class _Boxes:
+    """Boxes and scores of images, each read once: hits come in no order of images, and a wider search repeats them."""
+
+    def __init__(self, store: RegionStore) -> None:
+        self._store = store
+        self._read: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def of(self, image_id: int, position: int) -> tuple[tuple[float, float, float, float], float]:
+        if image_id not in self._read:
+            regions = self._store.view(image_id)
+            self._read[image_id] = regions.boxes.copy(), regions.scores.copy()  # the file need not stay mapped
+        boxes_N4, scores_N = self._read[image_id]
+        return tuple(boxes_N4[position].tolist()), float(scores_N[position])
+
+
+def _ranked(index: RegionIndex, scores: np.ndarray, rows: np.ndarray) -> Iterator[tuple[float, int, int]]:
+    """Score, image id and position of the rows that are there."""
     there = rows >= 0
     image_ids, positions = index.locate(rows[there])
-    hits = []
-    for score, image_id, position in zip(scores[there].tolist(), image_ids.tolist(), positions.tolist()):
-        regions = store.view(image_id)
-        hits.append(Hit(score, image_id, position, tuple(regions.boxes[position].tolist()),
-                        float(regions.scores[position])))
-    return hits
+    return zip(scores[there].tolist(), image_ids.tolist(), positions.tolist())
 
 
-def _first_of_each(hits: list[Hit], k: int, distinct: str) -> list[Hit]:
+def _first_of_each(ranked: Iterable[tuple[float, int, int]], boxes: _Boxes, k: int, distinct: str) -> list[Hit]:
     kept: list[Hit] = []
     boxes_of: dict[int, list[tuple[float, float, float, float]]] = {}
-    for hit in hits:
-        others = boxes_of.setdefault(hit.image_id, [])
-        if (distinct == "image" and others) or \
-                (distinct == "object" and any(overlap(hit.box, other) > OVERLAP for other in others)):
+    for score, image_id, position in ranked:
+        others = boxes_of.setdefault(image_id, [])
+        if distinct == "image" and others:
             continue
-        others.append(hit.box)
-        kept.append(hit)
+        box, objectness = boxes.of(image_id, position)
+        if distinct == "object" and any(overlap(box, other) > OVERLAP for other in others):
+            continue
+        others.append(box)
+        kept.append(Hit(score, image_id, position, box, objectness))
         if len(kept) == k:
             break
     return kept

@@ -20,7 +20,8 @@ EXACT_BYTES = 1 << 30  # of float16 rows; up to here "auto" is exact
 MEMORY = 4 << 30  # bytes of an index where nobody says otherwise
 _CODES = 256  # centroids of a part of a row: one byte of code
 _TRAINED_ON = 64  # rows a list
-_GPU_HITS = 2048  # that faiss finds at most for a query on a GPU
+_GPU_MOST = 2048  # hits of a query, and lists that it looks into, on a GPU
+_GPU_CODES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 48, 56, 64, 96)  # bytes of a code that faiss has kernels for
 
 
 def bytes_per_row(kind: str, dim: int) -> int:
@@ -91,11 +92,14 @@ def untrained_index(kind: str, rows: int, dim: int, seed: int) -> faiss.Index:
 
 def train(index: faiss.Index, rows_ND: np.ndarray) -> None:
     """Learn lists and codes from float32 rows; the lists on the GPUs that faiss has."""
-    if gpus():
-        index.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(index.d))
+    if not gpus():
+        index.train(rows_ND)
+        return
+    on_gpus = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(index.d))
+    index.clustering_index = on_gpus
     index.train(rows_ND)
-    if gpus():
-        index.clustering_index = None
+    index.clustering_index = None
+    on_gpus.this.own(True)  # the assignment took it from Python, and nobody else would free the GPUs' memory
 
 
 def adder(kind: str, index: faiss.Index):
@@ -109,12 +113,19 @@ def adder(kind: str, index: faiss.Index):
 
 
 def opened(path: str, kind: str) -> tuple[faiss.Index, int]:
-    """The index of a file and how many hits it can give: on the GPUs that faiss has, else with its lists mapped."""
+    """The index of a file and how many hits it can give: on the GPUs that faiss has, else with its lists mapped.
+
+    GPUs have no kernels for some lengths of code (embeddings of width 640 and 1024, for one) and look into 2048 lists
+    at most; such an index stays with the processor.
+    """
     if kind == "exact":
         return faiss.read_index(path), np.iinfo(np.int64).max
-    if gpus():
-        return faiss.index_cpu_to_all_gpus(faiss.read_index(path)), _GPU_HITS
-    return faiss.read_index(path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY), np.iinfo(np.int64).max
+    index = faiss.read_index(path, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+    if gpus() and index.nprobe <= _GPU_MOST and (kind != "ivf-pq" or index.pq.code_size in _GPU_CODES):
+        options = faiss.GpuMultipleClonerOptions()
+        options.useFloat16 = True  # of float32, the tables for more than 48 bytes do not fit into shared memory
+        return faiss.index_cpu_to_all_gpus(faiss.read_index(path), options), _GPU_MOST
+    return index, np.iinfo(np.int64).max
 
 
 def gpus() -> int:

@@ -20,7 +20,7 @@ from ovd.clip.towers import load_clip
 from ovd.data.annotations import load_annotations
 from ovd.data.rgb import load_rgb
 from ovd.errors import UserError
-from ovd.evaluation.contact_sheet import Tile, contact_sheet
+from ovd.evaluation.contact_sheet import Tile, contact_sheet, file_stem
 from ovd.stores.hits import find_hits, overlap
 from ovd.stores.region_index import RegionIndex
 from ovd.stores.shards import Regions, RegionStore
@@ -94,7 +94,7 @@ def test_commands_find_what_they_are_asked_for(world, tmp_path):
     done = ovd("search", *names, "--config", CONFIG, "--data-root", world.root, "--k", 3, "--ann", world.ann,
                "--show-dir", tmp_path / "show", "--json", tmp_path / "hits.json")
     assert done.returncode == 0, done.stderr
-    assert "no index" not in done.stdout
+    assert "no index" not in done.stdout and "--scan" not in done.stdout
     found = json.loads((tmp_path / "hits.json").read_text())
     assert found == json.loads((tmp_path / "show" / "results.json").read_text())
     assert [query["query"] for query in found] == names
@@ -126,6 +126,10 @@ def test_without_an_index_the_store_is_read_and_that_is_said(world, capsys, tmp_
         [(hit.image_id, hit.position) for hit in scanned[0].hits]
     search([name], scan=True, **options)
     assert "no index" not in capsys.readouterr().out  # it was asked for
+    index_stage.build(store=copy, kind="ivf", recall=0.01, overwrite=True)
+    few, = search([name], **{**options, "k": len(world.store.image_ids), "distinct": "image"})
+    assert len(few.hits) < len(world.store.image_ids)
+    assert "the lists that the index looks into hold no more; --scan finds the rest" in capsys.readouterr().out
 
 
 def test_an_example_finds_itself_and_its_like(world):
@@ -225,6 +229,11 @@ def test_distinct_hits_are_those_of_going_through_all_rows(counts, k, seed, dist
     assert index.widths == sorted(set(index.widths))  # each search is wider than the one before
 
 
+def test_the_name_of_a_sheet_keeps_letters_of_any_alphabet():
+    assert [file_stem(text, "query") for text in ("A striped, red_star!", "赤い星", "Żółw", "?!")] == [
+        "a-striped-red-star", "赤い星", "żółw", "query"]
+
+
 def test_overlap_of_boxes():
     assert overlap((0, 0, 2, 2), (1, 1, 3, 3)) == pytest.approx(1 / 7)
     assert overlap((0, 0, 2, 2), (2, 0, 3, 2)) == 0
@@ -262,7 +271,8 @@ def test_mistakes_are_explained(world, tmp_path):
     for texts, options, said in (
             ([], {}, "nothing to look for"), (["x"], {"k": 0}, "one hit or more"),
             (["x", "x"], {}, "there twice"), (["x"], {"style": "vold"}, "did you mean vild"),
-            (["x"], {"store": None}, "nowhere to look"), (["x"], {"pretrained": None}, "no CLIP is named"),
+            (["x"], {"data_root": tmp_path}, "change a config: name that"),
+            (["x"], {"pretrained": None}, "no CLIP is named"),
             (["x"], {"ann": None, "images": None, "show_dir": tmp_path}, "where the images are"),
             (["x"], {"index": "i", "scan": True}, "give one of them"),
             (["x"], {"text_weight": 1.5}, "weight of 0 to 1"),
@@ -270,8 +280,36 @@ def test_mistakes_are_explained(world, tmp_path):
             ([], {"examples": [("none.png", None)]}, "none.png: no such image")):
         with pytest.raises(UserError, match=said):
             search(texts, **{**place, "scan": True, **options})
-    with pytest.raises(UserError, match="nothing to index"):
-        index_stage.build()
+
+
+def test_without_a_config_the_one_store_that_is_here_is_searched(world, tmp_path, monkeypatch, capsys):
+    """The command `ovd search TEXT --k 20 --show-dir D` as it stands."""
+    monkeypatch.chdir(tmp_path)
+    for stage in (lambda: search(["x"]), index_stage.build):
+        with pytest.raises(UserError, match=r"no region store \(train\) of the datasets in .* is here: name a config"):
+            stage()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/shapes").symlink_to(world.root)
+    name = common_classes(world)[0]
+    with pytest.raises(UserError, match=r"instances_train_shapes.json: "):
+        search([name])  # the config's annotation file
+    found, = search([name], ann=world.ann, k=20, scan=True, show_dir=tmp_path / "D")
+    assert len(found.hits) == 20 and (tmp_path / f"D/01-{name.replace(' ', '-')}.png").exists()
+    assert "region store data/shapes/regions/train, as " in capsys.readouterr().out
+    (tmp_path / "data/coco").symlink_to(world.root)
+    with pytest.raises(UserError, match=r"2 region stores could be meant: name a config, .*\(for data/coco/regions"):
+        search([name])
+
+
+def test_images_of_lvis_which_have_an_address_alone_are_named_and_shown(world, tmp_path):
+    contents = json.loads(world.ann.read_text())
+    for image in contents["images"]:
+        image["coco_url"] = f"http://somewhere/train2017/{image.pop('file_name')}"
+    (tmp_path / "lvis.json").write_text(json.dumps(contents))
+    place = {**where(world), "ann": tmp_path / "lvis.json", "images": world.root}
+    search([common_classes(world)[0]], k=2, json_file=tmp_path / "hits.json", show_dir=tmp_path / "show", **place)
+    file = json.loads((tmp_path / "hits.json").read_text())[0]["hits"][0]["file"]
+    assert file.startswith("train2017/") and (world.root / file).exists()
 
 
 def test_another_clip_and_other_annotations_are_refused(world, tmp_path):

@@ -1,5 +1,7 @@
 """The index over a store's regions, against plain sorting of all inner products."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -299,11 +301,23 @@ def test_bytes_per_row_are_those_of_the_file(store, built, kind):
 def test_lists_found_elsewhere_give_the_same_index(store, built, tmp_path, monkeypatch, kind):
     """The way through a GPU, with a processor in its place."""
     monkeypatch.setattr(index_kinds, "gpus", lambda: 1)
-    monkeypatch.setattr(index_kinds.faiss, "index_cpu_to_all_gpus", lambda index: index, raising=False)
+    moved = []
+    monkeypatch.setattr(index_kinds.faiss, "index_cpu_to_all_gpus",
+                        lambda index, options=None: moved.append(options) or index, raising=False)
+    monkeypatch.setattr(index_kinds.faiss, "GpuMultipleClonerOptions", SimpleNamespace, raising=False)
     index = build_index(store, tmp_path / "a", kind)
     assert Manifest.read(tmp_path / "a").content == Manifest.read(built[kind].path).content
+    assert [vars(options) for options in moved if options] == [{"useFloat16": True}]
     queries = unit(np.random.default_rng(7), 4)
     assert np.array_equal(index.search(queries, 5)[1], built[kind].search(queries, 5)[1])
+    moved.clear()
+    monkeypatch.setattr(index_kinds, "_GPU_CODES", (1, 3))  # no kernel for codes of 2 bytes
+    RegionIndex.load(tmp_path / "a")
+    assert len(moved) == (kind == "ivf")
+    monkeypatch.setattr(index_kinds, "_GPU_MOST", 0)  # too many lists to look into
+    moved.clear()
+    RegionIndex.load(tmp_path / "a")
+    assert not moved
 
 
 def test_recall_counts_neighbours_found_and_not_the_query_itself():
