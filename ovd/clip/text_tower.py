@@ -5,7 +5,8 @@ states there, and what follows end-of-text changes nothing. The texts are laid o
 different beginning, which attends to itself and to what leads to it. ViLD's 63 prompts of a class are 63 x 77 tokens
 with padding, 725 without, and a tree of 370 nodes; 120 of these are the same for every class, and kept.
 
-Legend: N nodes, S shared nodes, H heads, K width of a head, W width of the tower, T texts, L tokens, D embedding width.
+Legend: N nodes of a tree, S of its trunk, A = S + N that a node may attend to, T texts, L tokens with padding, H
+attention heads, K width of one, W width of the tower, D embedding width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +17,10 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, Transformer, text_global_pool
 from torch import Tensor, nn
 
-CHUNK = 1024  # tokens of the texts in one tree, at most: attention in a tree costs the square of its nodes
-BATCH = 256  # texts at once, with padding
+from ovd.clip.token_tree import TokenTree
+
+TREE_TOKENS = 1024  # of the texts in one tree, at most: attention in a tree costs the square of its nodes
+PADDED_TEXTS = 256  # in a batch, at most
 
 
 class TextEncoder:
@@ -51,29 +54,27 @@ class TextEncoder:
         return torch.cat([part.float().cpu() for part in parts])[index]
 
     def _padded(self, sequences: list[list[int]]) -> Iterator[Tensor]:
-        for tokens_TL in torch.tensor(sequences).split(BATCH):
+        for tokens_TL in torch.tensor(sequences).split(PADDED_TEXTS):
             yield self.model.encode_text(tokens_TL.to(self.device), normalize=False)  # CoCa's default is True
 
     def _as_trees(self, sequences: list[list[int]]) -> Iterator[Tensor]:
         if self.trunk is None:
-            heads = self.tower.sequences(self.tokenizer(self.shared)) if self.shared else []
-            self.trunk = self.tower.trunk([tokens[:-1] for tokens in heads])
-        for chunk in _chunks(sequences, CHUNK):
+            shared = self.tower.sequences(self.tokenizer(self.shared)) if self.shared else []
+            self.trunk = self.tower.grow_trunk([tokens[:-1] for tokens in shared])  # without end-of-text
+        for chunk in _chunks(sequences, TREE_TOKENS):
             yield self.tower(chunk, self.trunk)
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """Shared beginnings of texts and their states.
+    """Beginnings that many texts share, and what later tokens need of them.
 
     Attributes:
-        nodes: Node by the node before it (-1: none) and its token, in the order of the states.
-        visible_SS: What a node attends to, bool.
-        states: Keys and values ``[H, S, K]`` of each layer.
+        tree: S nodes, possibly none.
+        states: Keys and values ``[H, S, K]`` of each layer; no layers where there are no nodes.
     """
 
-    nodes: dict[tuple[int, int], int]
-    visible_SS: Tensor
+    tree: TokenTree
     states: list[tuple[Tensor, Tensor]]
 
 
@@ -90,41 +91,44 @@ class CausalTower:
         ends = end_positions(self.text, tokens_TL).tolist()
         return [tokens[:end + 1] for tokens, end in zip(tokens_TL.tolist(), ends)]
 
-    def trunk(self, heads: list[list[int]]) -> Trunk:
-        """The states of beginnings, which may be none."""
-        nodes, depths = {}, []
-        for tokens in heads:
-            _plant(tokens, nodes, depths, {})
-        visible_SS = _visibility(nodes, torch.zeros(0, 0, dtype=torch.bool))
-        trunk = Trunk(nodes, visible_SS, [])
-        if nodes:
-            self._run(trunk, nodes, depths, visible_SS, keep=trunk.states)
+    def grow_trunk(self, beginnings: list[list[int]]) -> Trunk:
+        """Compute beginnings, of one token or more each; there may be none."""
+        trunk = Trunk(TokenTree(), [])
+        for tokens in beginnings:
+            trunk.tree.add(tokens)
+        if trunk.tree:
+            self._run(trunk.tree, [], keep=trunk.states)
         return trunk
 
     def __call__(self, texts: list[list[int]], trunk: Trunk) -> Tensor:
         """Raw embeddings ``[T, D]`` of token sequences, all different, each read at its last token."""
-        nodes, depths = {}, []
-        ends = [_plant(tokens, nodes, depths, trunk.nodes) - len(trunk.nodes) for tokens in texts]
-        return project(self.text, self._run(trunk, nodes, depths, _visibility(nodes, trunk.visible_SS), ends))
+        tree = TokenTree(trunk.tree)
+        ends_T = torch.tensor([tree.add(tokens) for tokens in texts], device=self.device)
+        return project(self.text, self._run(tree, trunk.states, ends_T))
 
-    def _run(self, trunk: Trunk, nodes: dict, depths: list[int], visible_NA: Tensor, ends: list[int] | None = None,
-             keep: list | None = None) -> Tensor:
-        """States of the nodes after the last block, before its final norm; of the ends only, where they are given."""
-        text, device = self.text, self.device
-        dtype = text.transformer.get_cast_dtype()
-        tokens_N, depths_N = (torch.tensor(values, device=device) for values in ([t for _, t in nodes], depths))
-        x_NW = text.token_embedding(tokens_N).to(dtype) + text.positional_embedding[depths_N].to(dtype)
-        mask_NA = torch.zeros(visible_NA.shape, dtype=dtype).masked_fill_(~visible_NA, float("-inf")).to(device)
+    def _run(self, tree: TokenTree, trunk_states: list[tuple[Tensor, Tensor]], ends_T: Tensor | None = None,
+             keep: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """States of a tree's own nodes after the last block; of the rows ``ends_T`` only, where these are given.
+
+        Args:
+            trunk_states: See :class:`Trunk`; empty for a tree without a trunk.
+            keep: A list that gets the keys and values of each layer.
+        """
+        text, device, dtype = self.text, self.device, self.text.transformer.get_cast_dtype()
+        tokens_N, positions_N = (torch.tensor(numbers, device=device) for numbers in (tree.tokens, tree.positions))
+        x_NW = text.token_embedding(tokens_N).to(dtype) + text.positional_embedding[positions_N].to(dtype)
+        hidden_NA = ~torch.from_numpy(tree.visible()).to(device)
+        mask_NA = torch.zeros(hidden_NA.shape, dtype=dtype, device=device).masked_fill_(hidden_NA, float("-inf"))
         for layer, block in enumerate(self.blocks):
             attention = block.attn
             qkv = F.linear(block.ln_1(x_NW), attention.in_proj_weight, attention.in_proj_bias)
             query, keys, values = qkv.unflatten(1, (3, self.heads, -1)).permute(1, 2, 0, 3)  # each [H, N, K]
             if keep is not None:
                 keep.append((keys.contiguous(), values.contiguous()))
-            elif trunk.states:
-                keys, values = (torch.cat(pair, dim=1) for pair in zip(trunk.states[layer], (keys, values)))
-            if ends is not None and layer == len(self.blocks) - 1:  # nothing reads the others' states after it
-                x_NW, query, mask_NA = x_NW[ends], query[:, ends], mask_NA[ends]
+            if trunk_states:
+                keys, values = (torch.cat(pair, dim=1) for pair in zip(trunk_states[layer], (keys, values)))
+            if ends_T is not None and layer == len(self.blocks) - 1:  # nothing reads the others' states after it
+                x_NW, query, mask_NA = x_NW[ends_T], query[:, ends_T], mask_NA[ends_T]
             seen = F.scaled_dot_product_attention(query[None], keys[None], values[None], attn_mask=mask_NA)[0]
             x_NW = x_NW + block.ls_1(attention.out_proj(seen.transpose(0, 1).flatten(1)))
             x_NW = x_NW + block.ls_2(block.mlp(block.ln_2(x_NW)))
@@ -170,36 +174,6 @@ def _pooling(text: nn.Module) -> tuple[str | None, int | None]:
     """How open_clip pools, and the token that it looks for: an :class:`open_clip.CLIP` has other names for them."""
     prefix = "text_" if hasattr(text, "text_pool_type") else ""
     return getattr(text, f"{prefix}pool_type", None), getattr(text, f"{prefix}eos_id", None)
-
-
-def _plant(tokens: list[int], nodes: dict[tuple[int, int], int], depths: list[int],
-           shared: dict[tuple[int, int], int]) -> int:
-    """Add a text's nodes, numbered after the shared ones; returns its last, which is never taken from them."""
-    node = -1
-    for depth, token in enumerate(tokens):
-        key = (node, token)
-        if key in shared and depth < len(tokens) - 1:
-            node = shared[key]
-            continue
-        if key not in nodes:
-            nodes[key] = len(shared) + len(nodes)
-            depths.append(depth)
-        node = nodes[key]
-    return node
-
-
-def _visibility(nodes: dict[tuple[int, int], int], visible_SS: Tensor) -> Tensor:
-    """What each node attends to among the S shared nodes and the nodes, bool ``[N, S + N]``: its path and itself."""
-    shared = len(visible_SS)
-    visible = torch.zeros(len(nodes), shared + len(nodes), dtype=torch.bool).numpy()
-    known = visible_SS.numpy()
-    for row, (before, _) in enumerate(nodes):
-        if before >= shared:
-            visible[row] = visible[before - shared]
-        elif before >= 0:
-            visible[row, :shared] = known[before]
-        visible[row, shared + row] = True
-    return torch.from_numpy(visible)
 
 
 def _chunks(sequences: list[list[int]], most: int) -> list[list[list[int]]]:

@@ -13,6 +13,7 @@ from open_clip.coca_model import CoCa, MultimodalCfg
 from ovd.clip import text_tower
 from ovd.clip.text import class_embeddings
 from ovd.clip.text_tower import CausalTower, TextEncoder
+from ovd.clip.token_tree import TokenTree
 from ovd.clip.towers import ClipModel, load_clip
 from ovd.vocabulary.classes import COCO_NAMES, LVIS_NAMES
 from ovd.vocabulary.prompts import STYLES, prompts
@@ -126,7 +127,7 @@ def test_cutting_the_padding_of_such_a_tower_would_change_its_embeddings():
     tower = CausalTower(clip.model.text, clip.device)
     tokens = clip.tokenizer(["a red star"])
     with torch.inference_mode():
-        cut = tower(tower.sequences(tokens), tower.trunk([]))
+        cut = tower(tower.sequences(tokens), tower.grow_trunk([]))
     assert least_cosine(cut, plain(clip, ["a red star"])) < 0.99
 
 
@@ -141,32 +142,54 @@ def test_texts_longer_than_the_tower_and_more_than_a_tree_holds(clip, monkeypatc
     texts = ["red star " * 30, "a red star", "red star " * 31, "", "a red circle", "a red star"]
     expected = plain(clip, texts)
     for most in (1024, 30, 1):
-        monkeypatch.setattr(text_tower, "CHUNK", most)
+        monkeypatch.setattr(text_tower, "TREE_TOKENS", most)
         assert least_cosine(clip.encode_text(texts), expected) > 0.999999
+
+
+ODD = ["", " ", "日本語 テスト", "é" * 60, "a" * 300, "red star " * 40, "🙂🙂", "a <end_of_text> b", "<start_of_text>",
+       "\x00\x01", "&amp; x", "İstanbul ﬁ", "\ud800", "cat", "Cat"]
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "quick GELU, pooled at a named token"])
+def test_whatever_the_texts_embeddings_are_those_of_the_padded_tower(kind):
+    clip = wrapped(CAUSAL[kind]())
+    texts = st.tuples(st.sampled_from(["", "a ", "a photo of "]), st.sampled_from(ODD)).map("".join)
+
+    @settings(deadline=None, max_examples=15)
+    @given(texts=st.lists(texts, min_size=1, max_size=12), shared=st.lists(texts, max_size=2))
+    def check(texts, shared):
+        expected = plain(clip, texts)
+        torch.testing.assert_close(clip.text_encoder(shared)(texts), expected, rtol=1e-4,
+                                   atol=1e-4 * expected.abs().max().item())
+
+    check()
 
 
 @settings(deadline=None, max_examples=30)
 @given(texts=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6).map(tuple), min_size=1, max_size=8,
                       unique=True),
-       heads=st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=4))
-def test_nodes_are_the_different_beginnings_and_see_what_leads_to_them(texts, heads):
-    shared, nodes, depths = {}, {}, []
-    for tokens in heads:
-        text_tower._plant(tokens, shared, [], {})
-    ends = [text_tower._plant(list(tokens), nodes, depths, shared) for tokens in texts]
-    paths = {}
-    for (before, token), node in [*shared.items(), *nodes.items()]:
-        paths[node] = (*paths.get(before, ()), token)
-    assert [paths[end] for end in ends] == texts
-    begun = {tuple(tokens[:end]) for tokens in heads for end in range(1, len(tokens) + 1)}
-    wanted = {tokens[:end] for tokens in texts for end in range(1, len(tokens) + 1)}
-    assert len(shared) == len(begun)
-    assert {paths[node] for node in nodes.values()} == wanted - (begun - set(texts))
-    assert depths == [len(paths[node]) - 1 for node in nodes.values()]
-    seen = text_tower._visibility(nodes, text_tower._visibility(shared, torch.zeros(0, 0, dtype=torch.bool))).numpy()
-    for row, node in enumerate(nodes.values()):
-        visible = [paths[other] for other in np.flatnonzero(seen[row])]
-        assert sorted(visible, key=len) == [paths[node][:end] for end in range(1, len(paths[node]) + 1)]
+       beginnings=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), max_size=4))
+def test_nodes_are_the_different_beginnings_and_see_what_leads_to_them(texts, beginnings):
+    def told(path):
+        return tuple((trunk.tokens + tree.tokens)[node] for node in path)
+
+    def starts(sequences):
+        return {tokens[:end] for tokens in sequences for end in range(1, len(tokens) + 1)}
+
+    trunk = TokenTree()
+    for tokens in beginnings:
+        trunk.add(tokens)
+    tree = TokenTree(trunk)
+    ends = [tree.add(tokens) for tokens in texts]
+    assert [told(tree.paths[end]) for end in ends] == texts
+    assert sorted(map(told, trunk.paths)) == sorted(starts(beginnings))
+    assert sorted(map(told, tree.paths)) == sorted(starts(texts) - (starts(beginnings) - set(texts)))
+    assert tree.positions == [len(told(path)) - 1 for path in tree.paths]
+    for row, (path, seen) in enumerate(zip(tree.paths, tree.visible())):
+        assert path[-1] == len(trunk) + row
+        assert sorted(np.flatnonzero(seen)) == sorted(path)
+        assert [told((trunk.paths + tree.paths)[node]) for node in path] == [told(path[:end + 1])
+                                                                            for end in range(len(path))]
 
 
 @pytest.mark.parametrize("kind", ["CLIP", "SigLIP: not causal, pooled at the last token"])
