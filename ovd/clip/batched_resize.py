@@ -52,15 +52,20 @@ def resize_windows(image_HW3: Tensor, windows_M4: np.ndarray, views_M4: np.ndarr
     corner_M2 = windows_M4[:, :2]
     plan = np.stack([windows_M4[:, 2:] - corner_M2, views_M4[:, :2], views_M4[:, 2:], sources_M4[:, :2] - corner_M2,
                      sources_M4[:, :2]])[:, order].transpose(0, 2, 1)
-    plan, order_M = torch.from_numpy(plan.astype(np.float64)), torch.from_numpy(order)
-    if device.type == "cuda":
-        plan, order_M = (tensor.pin_memory().to(device, non_blocking=True) for tensor in (plan, order_M))
+    plan, order_M = (to_device(torch.from_numpy(array), device) for array in (plan.astype(np.float64), order))
     pixels = _bordered(image_HW3, dtype)
     with torch.autocast(device.type, enabled=False):
         for first, last, width, height in _chunks(padded_M2[order], side, dtype.itemsize, memory):
             part_SS = _resize(pixels, plan[:, :, first:last], width, height, side)
             out_MSS3.index_copy_(0, order_M[first:last], part_SS.transpose(2, 3))
     return out_MSS3
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor in a processor's memory to a device, which is not waited for."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _padded(sizes_M2: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ovd.clip.batched_resize import resize_windows
+from ovd.clip.batched_resize import resize_windows, to_device
 from ovd.clip.bicubic import source_windows
 from ovd.clip.crops import (
     CropRecipe,
@@ -64,17 +64,14 @@ class DeviceCropper:
         crops_MSSC = resize(image, windows_NK4.reshape(-1, 4), views_NK4.reshape(-1, 4))
         if self.mask:
             spans = foreground_spans(boxes_N4, windows_NK4, self.side).reshape(-1, 2, self.side)
-            cols_MS, rows_MS = torch.from_numpy(spans).to(self.device).unbind(1)
+            cols_MS, rows_MS = to_device(torch.from_numpy(spans), self.device).unbind(1)
             mask_MSS = rows_MS.unsqueeze(2) & cols_MS.unsqueeze(1)
             crops_MSSC = torch.cat([crops_MSSC, mask_MSS.unsqueeze(3).to(torch.uint8)], 3)
         return crops_MSSC.permute(0, 3, 1, 2).unflatten(0, windows_NK4.shape[:2])
 
     def _resize_densely(self, image: RgbImage, windows_M4: np.ndarray, views_M4: np.ndarray) -> Tensor:
         image_HW3 = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image))
-        if self.device.type == "cuda" and image_HW3.device.type == "cpu":
-            image_HW3 = image_HW3.pin_memory()
-        image_HW3 = image_HW3.to(self.device, non_blocking=True)
-        return resize_windows(image_HW3, windows_M4, views_M4, self.side, self.dtype)
+        return resize_windows(to_device(image_HW3, self.device), windows_M4, views_M4, self.side, self.dtype)
 
     def _resize_in_turn(self, image: RgbImage, windows_M4: np.ndarray, views_M4: np.ndarray) -> Tensor:
         image, side = as_pillow(image), self.side

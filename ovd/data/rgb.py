@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ovd.errors import UserError
@@ -25,6 +26,8 @@ def load_rgb(path: str | os.PathLike, width: int | None = None, height: int | No
             if (width or image.width, height or image.height) != image.size:
                 raise UserError(f"{path}: is {image.width} x {image.height}, the annotation file says {width} x "
                                 f"{height}{_turned(image)}; correct one of them")
+            if image.mode.startswith("I;16"):  # Pillow would clip grey values of 16 bits; training reads the upper 8
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
             return image.convert("RGB")
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; check the image folder and the file names in the "

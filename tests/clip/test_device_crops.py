@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
+from ovd.clip import batched_resize
 from ovd.clip.batched_resize import resize_windows
-from ovd.clip.bicubic import resize_window
+from ovd.clip.bicubic import resize_window, source_windows
 from ovd.clip.crops import KINDS, CropRecipe, PillowCropper, crop_windows, resized_views
 from ovd.clip.device_crops import DeviceCropper
 from ovd.clip.regions import RegionEncoder
@@ -169,6 +171,22 @@ def test_crops_are_bytes_with_channels_last(way):
 def test_no_boxes_give_no_crops(way, mask):
     crops = DeviceCropper(CropRecipe("warp"), 16, mask=mask, **WAYS[way])(hard(20, 20), np.zeros((0, 4), np.float32))
     assert (crops.shape, crops.dtype) == ((0, 2, 3 + mask, 16, 16), torch.uint8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_all_tensors_of_dense_products_are_on_the_device(dtype, monkeypatch):
+    """Without a GPU: tensors that claim to be on one refuse to meet others."""
+    def plain(*arguments):
+        with unset_fake_temporarily():
+            return source_windows(*arguments)
+
+    monkeypatch.setattr(batched_resize, "source_windows", plain)  # it is for the processor
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    boxes = many_boxes(120, 90, 25)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        image = torch.zeros(90, 120, 3, dtype=torch.uint8)
+        crops = DeviceCropper(CropRecipe("square"), 32, "cuda:1", dtype, mask=True)(image, boxes)
+    assert crops.device == torch.device("cuda:1") and crops.shape == (25, 2, 4, 32, 32)
 
 
 @pytest.mark.parametrize("way", WAYS)

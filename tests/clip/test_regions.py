@@ -8,6 +8,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from open_clip import OPENAI_DATASET_MEAN as CLIP_MEAN
+from open_clip import OPENAI_DATASET_STD as CLIP_STD
 from PIL import Image
 
 from ovd.clip.crops import CropRecipe, crop_windows
@@ -132,6 +134,15 @@ def test_pixels_are_normalised_in_clips_order():
     mean, std = torch.tensor([.1, .2, .3]).view(3, 1, 1), torch.tensor([.5, .6, .7]).view(3, 1, 1)
     expected = (pixels.float() / 255 - mean) / std
     torch.testing.assert_close(normalize_pixels(pixels, (.1, .2, .3), (.5, .6, .7)), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_layout_of_pixels_does_not_change_what_they_become(layout):
+    pixels = torch.randint(0, 256, (3, 3, 9, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
+    expected = (pixels.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    normal = normalize_pixels(pixels.to(memory_format=layout), mean, std)
+    assert torch.equal(normal, expected) and normal.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0])
