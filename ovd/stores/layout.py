@@ -205,14 +205,15 @@ class Shard:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All datasets as read-only views of the mapped file."""
-        if self._arrays is None:
+        arrays = self._arrays
+        if arrays is None:
             with open(self.path, "rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._arrays = {
+            arrays = self._arrays = {
                 name: np.zeros(shape, dtype) if place is None else
                 np.frombuffer(mapped, dtype, int(np.prod(shape)), place).reshape(shape)
                 for name, (place, shape, dtype) in self._layout.items()}
-        return self._arrays
+        return arrays  # not self._arrays: another thread may have unmapped it
 
     def unmap(self) -> None:
         """Give the mapping back once no view of it is in use; the index stays."""

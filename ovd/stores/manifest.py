@@ -282,8 +282,8 @@ def current_or_remove(artefact: str | os.PathLike, stage: str, config: Mapping[s
     """True when the stage can be skipped; else clears the way and returns False.
 
     ``overwrite`` removes an artefact, current or not, with its manifest. A store (a folder with a plan) that is
-    unfinished, or that lost shards, is left to be gone on with. Raises UserError for a stale artefact without
-    ``overwrite``, and for a folder that is no artefact.
+    unfinished, or that lost shards, is left to be gone on with (by several runs at once, of a part each). Raises
+    UserError for a stale artefact without ``overwrite``, and for a folder that is no artefact.
     """
     artefact = Path(artefact)
     is_store = (artefact / "plan.json").exists()
@@ -298,10 +298,20 @@ def current_or_remove(artefact: str | os.PathLike, stage: str, config: Mapping[s
     reason = difference(artefact, stage, config, inputs)
     if reason is None:
         return True
-    if is_store and _other_recipe(Manifest.read(artefact), stage, config, inputs) is None:
-        Manifest.path(artefact).unlink()
+    if is_store and _can_be_mended(artefact, stage, config, inputs):
+        Manifest.path(artefact).unlink(missing_ok=True)
         return False
     raise UserError(f"{artefact}: exists but {reason}; pass --overwrite to rebuild it, or choose another output path")
+
+
+def _can_be_mended(store: Path, stage: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    """Whether a store differs only by shards that it lost."""
+    try:
+        return _other_recipe(Manifest.read(store), stage, config, inputs) is None
+    except UserError:
+        if Manifest.path(store).exists():
+            raise
+        return True  # the run of another part has begun to mend it in this moment
 
 
 def remove(artefact: str | os.PathLike) -> None:

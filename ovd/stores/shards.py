@@ -146,7 +146,8 @@ class StoreWriter:
 class RegionStore:
     """Reads a finished store: ``store[image_id]`` gives the regions of an image.
 
-    Opening is lazy and an instance may be pickled, forked and used in DataLoader workers of either start method.
+    Opening is lazy. An instance may be pickled, forked, used in DataLoader workers of either start method, and read by
+    several threads.
     """
 
     def __init__(self, path: str | os.PathLike, mapped_shards: int = MAPPED_SHARDS) -> None:
@@ -281,10 +282,11 @@ class RegionStore:
         if shard is None:
             shard = self._shards[index] = self._load(index)
         self._mapped[index] = None
-        self._mapped.move_to_end(index)
-        if len(self._mapped) > self._mapped_limit:
-            oldest, _ = self._mapped.popitem(last=False)
-            self._shards[oldest].unmap()
+        with suppress(KeyError):  # of another thread that was quicker; no lock, which a fork might find held
+            self._mapped.move_to_end(index)
+            if len(self._mapped) > self._mapped_limit:
+                oldest, _ = self._mapped.popitem(last=False)
+                self._shards[oldest].unmap()
         return shard
 
     def _load(self, index: int) -> Shard:

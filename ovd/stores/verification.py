@@ -69,8 +69,9 @@ def verify_store(path: str | os.PathLike, progress: Callable[[int], None] = lamb
     except UserError:
         if manifest or (path / "image_ids.npy").exists():
             verdict.damaged["image_ids.npy"] = "is missing or damaged"
-    if manifest and fingerprint(path / "plan.json") != manifest.files.get("plan.json", {}).get("sha256"):
-        verdict.damaged["plan.json"] = "is not the plan that the manifest names"
+    for name in ("plan.json", "image_ids.npy") if manifest else ():
+        if name not in verdict.damaged and fingerprint(path / name) != manifest.files.get(name, {}).get("sha256"):
+            verdict.damaged[name] = "is not the file that the manifest names"
 
     def check(index: int) -> int | None:
         expected = None if ids is None else ids[index * plan["images_per_shard"]:(index + 1) * plan["images_per_shard"]]

@@ -232,3 +232,31 @@ def test_nothing_is_published_when_the_stage_fails(tmp_path):
     with pytest.raises(ZeroDivisionError), publish(tmp_path / "a", Manifest("x", "s")):
         _ = 1 / 0
     assert os.listdir(tmp_path) == []
+
+
+def test_two_parts_may_begin_to_mend_a_store_at_once(tmp_path, monkeypatch):
+    def finished():
+        (tmp_path / "plan.json").write_text("{}")
+        (tmp_path / "shard").write_text("rows")
+        Manifest("regions", "s").write(tmp_path)
+        (tmp_path / "shard").unlink()
+
+    finished()
+    assert current_or_remove(tmp_path, "s", {}, {}) is False
+    assert not Manifest.path(tmp_path).exists()
+    read = Manifest.read
+    for reads in (0, 1, 2):  # of one part, before the other one removes the manifest
+        finished()
+        found = []
+
+        def while_another_part_begins(path, reads=reads, found=found):
+            if len(found) == reads:
+                Manifest.path(path).unlink(missing_ok=True)
+            found.append(read(path))
+            if len(found) == reads == 2:
+                Manifest.path(path).unlink()
+            return found[-1]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Manifest, "read", while_another_part_begins)
+            assert current_or_remove(tmp_path, "s", {}, {}) is False

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -432,6 +434,38 @@ def test_dataloader_workers_read_a_store_that_was_already_open(tmp_path, start, 
     loader = DataLoader(Sums(opened), num_workers=2, batch_size=4, shuffle=True, multiprocessing_context=start)
     read = [(int(i), float(s)) for ids, sums in loader for i, s in zip(ids, sums)]
     assert len(read) == 40 and all(total == expected[image_id] for image_id, total in read)
+
+
+def test_several_threads_read_one_store(store):
+    opened = RegionStore(store, mapped_shards=1)
+    expected = {image_id: opened[image_id] for image_id in opened.image_ids.tolist()}
+
+    def read(seed):
+        for image_id in np.random.default_rng(seed).choice(opened.image_ids, 500).tolist():
+            assert_same(opened.view(image_id), expected[image_id])
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(read, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_shard_that_another_thread_unmaps_in_between_is_read(store):
+    opened = RegionStore(store, mapped_shards=1)
+
+    class Interrupted(OrderedDict):
+        """Where another thread reads image 19, of another shard, just before a shard is moved."""
+
+        def move_to_end(self, key):
+            opened._mapped = OrderedDict(self)
+            opened.view(19)
+            opened._mapped.move_to_end(key)
+
+    opened._mapped = Interrupted()
+    assert_same(opened.view(10), make_regions(10, 8))
 
 
 def test_a_pickled_store_takes_no_mapped_data_along(store):

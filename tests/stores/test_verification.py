@@ -83,12 +83,13 @@ def test_a_shard_of_another_configuration_is_found_in_an_unfinished_store(tmp_pa
 def test_side_files_are_looked_at(tmp_path):
     write_store(tmp_path / "store", range(10))
     ids = tmp_path / "store/image_ids.npy"
-    ids.write_bytes(ids.read_bytes()[:-1] + b"x")
-    verdict = verify_store(tmp_path / "store")
-    assert list(verdict.damaged) == ["image_ids.npy"]
-    delete_damaged(verdict)
-    write_store(tmp_path / "store", range(10))
-    assert not verify_store(tmp_path / "store").is_broken
+    for damaged in (ids.read_bytes()[:-1] + b"x", ids.read_bytes() + b"x"):
+        ids.write_bytes(damaged)
+        verdict = verify_store(tmp_path / "store")
+        assert list(verdict.damaged) == ["image_ids.npy"]
+        delete_damaged(verdict)
+        write_store(tmp_path / "store", range(10))
+        assert not verify_store(tmp_path / "store").is_broken
 
     plan = tmp_path / "store/plan.json"
     plan.write_bytes(plan.read_bytes().replace(b'"images_per_shard":4', b'"images_per_shard":3'))
