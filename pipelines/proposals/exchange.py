@@ -60,6 +60,8 @@ def export_proposals(config: str | Path, subset_name: str, file: str | Path, ord
     """Write a store as an mmdet pickle, with an entry per image in ``order``."""
     subset = Subset.read(load_config(config, options, data_root), subset_name, out)
     require(subset.store, kind="proposals")
-    save_proposals(file, RegionStore(subset.store), subset.annotations.images, order)
+    store = RegionStore(subset.store)
+    store.verify()  # the file has no checksums
+    save_proposals(file, store, subset.annotations.images, order)
     which = "in the order of the annotation file" if order == "json" else "by ascending image id"
     print(f"{file}: proposals of {len(subset.photos):,} images, {which} (to be imported with --order {order})")

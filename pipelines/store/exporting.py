@@ -34,7 +34,7 @@ class _Image:
 def export(store: str | Path, layout: str, out: str | Path, overwrite: bool = False) -> int:
     """Write the images of ``store`` as files in the folder ``out``, and for detpro their boxes.
 
-    Whole files of an earlier run are kept; each is there whole or not at all.
+    Whole files of an earlier run are kept; each is there whole or not at all. Shards are verified on the way.
 
     Args:
         overwrite: Write files again that are there, and replace the export of another store.
@@ -43,7 +43,8 @@ def export(store: str | Path, layout: str, out: str | Path, overwrite: bool = Fa
         The number of files written.
 
     Raises:
-        UserError: Not a region store, or a folder with other things in it, such as the export of another store.
+        UserError: Not a region store, a damaged shard, or a folder with other things in it, such as the export of
+            another store.
     """
     opened, out = RegionStore(store), Path(out)
     if opened.kind != "regions":
@@ -57,8 +58,12 @@ def export(store: str | Path, layout: str, out: str | Path, overwrite: bool = Fa
         save_image(out / file_name(image[0]), image[1], layout)
 
     with ThreadPoolExecutor(THREADS) as pool, tqdm(total=len(todo), desc="exporting", unit=" images") as bar:
+        verified = set()
         for start in range(0, len(todo), 8 * THREADS):
             some = todo[start:start + 8 * THREADS]
+            shards = set(opened.shards_of(some)) - verified
+            opened.verify(sorted(shards))
+            verified |= shards
             for _ in pool.map(save, [(image_id, opened[image_id]) for image_id in some]):
                 bar.update()
     if layout == "detpro":

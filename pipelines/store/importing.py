@@ -164,6 +164,7 @@ def _boxes(proposals: str | Path, order: str | None, images: Mapping[int, "Image
     require(proposals)
     stored = RegionStore(proposals)
     stored.require_images(images)
+    stored.verify(stored.shards_of(images))  # the new store gets a checksum of its own
     return stored.view
 
 

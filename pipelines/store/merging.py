@@ -1,6 +1,5 @@
 """``ovd store merge``: stores of different images become one, as if a single run had made it."""
 
-import copy
 import json
 import os
 import threading
@@ -69,7 +68,7 @@ def merge(parts: Sequence[str | Path], out: str | Path, images_per_shard: int | 
             owner = owners[np.searchsorted(ids, wanted)]
             regions = {}
             for number in np.unique(owner).tolist():
-                part = copy.copy(stores[number])  # a reader belongs to one thread
+                part = stores[number]
                 own = wanted[owner == number].tolist()
                 for source in part.shards_of(own):
                     checks.require(number, part, source)

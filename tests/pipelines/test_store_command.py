@@ -184,14 +184,30 @@ def test_parts_that_do_not_fit_are_told_apart(tmp_path, store, options, message)
     assert not (tmp_path / "out").exists()
 
 
-def test_damage_in_a_part_does_not_get_a_new_checksum(tmp_path):
-    parts = parts_of(tmp_path)
-    shard = parts[1] / "shard-00000-of-00002.h5"
+def flip_a_bit(shard, dataset):
     with h5py.File(shard) as file:
-        place = file["embedding"].id.get_offset()
+        place = file[dataset].id.get_offset()
     data = bytearray(shard.read_bytes())
     data[place] ^= 1
     shard.write_bytes(data)
+
+
+def test_damage_does_not_get_into_files_or_into_a_store_of_them(tmp_path, store, annotations):
+    export(store, "detpro", tmp_path / "files")
+    proposals = write(tmp_path / "proposals", dim=None)
+    for folder, dataset in ((store, "embedding"), (proposals, "boxes")):
+        flip_a_bit(folder / "shard-00000-of-00004.h5", dataset)
+    for layout in ("oadp", "detpro"):
+        with pytest.raises(UserError, match=r"store/shard-00000-of-00004\.h5: the checksum does not match"):
+            export(store, layout, tmp_path / layout)
+    with pytest.raises(UserError, match=r"proposals/shard-00000-of-00004\.h5: the checksum does not match"):
+        import_files(tmp_path / "files", "detpro", annotations, tmp_path / "back", proposals)
+    assert not (tmp_path / "back").exists()
+
+
+def test_damage_in_a_part_does_not_get_a_new_checksum(tmp_path):
+    parts = parts_of(tmp_path)
+    flip_a_bit(parts[1] / "shard-00000-of-00002.h5", "embedding")
     with pytest.raises(UserError, match=r"part1/shard-00000-of-00002\.h5: the checksum does not match"):
         merge(parts, tmp_path / "out", 4)
     assert not (tmp_path / "out/manifest.json").exists()
