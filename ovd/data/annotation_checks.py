@@ -51,7 +51,7 @@ def integers(path: Path, kind: str, records: list, attribute: str = "id") -> np.
     try:
         return np.fromiter(map(attrgetter(attribute), records), np.int64, len(records))
     except OverflowError:
-        raise UserError(f"{path}: {kind} have an {attribute} that does not fit into 64 bits") from None
+        raise UserError(f"{path}: {kind} have a number in {attribute} that does not fit into 64 bits") from None
 
 
 def _check_unique(path: Path, kind: str, ids: np.ndarray) -> None:
