@@ -250,7 +250,7 @@ def judge_labels(objects: AnnotatedObjects, similarity: np.ndarray, neighbours: 
     for block, rows_BD in objects.blocks():
         mixed, voted, said = chances(block, rows_BD)
         sure = confident_class(np.nan_to_num(mixed, nan=-1.0), thresholds)
-        confident[block] = (sure >= 0) & (sure != labels[block])
+        confident[block] = (sure >= 0) & (_own(mixed, np.maximum(sure, 0)) > given[block])
         other = np.where(confident[block], sure, best_other(np.nan_to_num(mixed), labels[block]))
         suggested[block], probability[block] = other, _own(mixed, other)
         by_vote[block], by_text[block] = _own(voted, other), _own(said, other)

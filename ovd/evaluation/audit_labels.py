@@ -58,7 +58,9 @@ def confident_thresholds(given_N: np.ndarray, labels_N: np.ndarray, num_classes:
 def confident_class(probabilities_BC: np.ndarray, thresholds_C: np.ndarray) -> np.ndarray:
     """The most probable of the classes that reach their threshold, int64 ``[B]``; -1 where none does.
 
-    An object whose confident class is not its label is counted as a label error by the confident joint (eq. 1 there).
+    An object whose confident class is not its label is counted as a label error by the confident joint (eq. 1 there),
+    but here only if that class is more probable than the label: where all objects that are labelled as a rare class are
+    wrong its threshold is next to nothing, and everything that is a little less sure of its own label would reach it.
     """
     reached = probabilities_BC >= thresholds_C
     best = np.where(reached, probabilities_BC, -1.0).argmax(axis=1)
@@ -73,7 +75,7 @@ class LabelScores:
         given: Probability of the label; NaN where nothing can be said.
         suggested: The most probable other class.
         suggested_probability: Its probability.
-        confident: Whether the confident joint counts the label as wrong; the suggested class is then its class.
+        confident: Whether the label is counted as wrong (:func:`confident_class`, which is then suggested).
         by_vote, by_text: The suggested class's share of the vote, and CLIP's probability of it (NaN without text).
     """
 
@@ -90,9 +92,9 @@ class LabelScores:
         return self.suggested_probability - self.given
 
     def ranking(self) -> np.ndarray:
-        """Rows of suspicious labels, the most suspicious first: those of positive score or counted as wrong."""
+        """Rows of suspicious labels, the most suspicious first: those of positive score."""
         score = np.nan_to_num(self.score, nan=-1.0)
-        suspicious = np.flatnonzero((score > 0) | self.confident)
+        suspicious = np.flatnonzero(score > 0)
         return suspicious[np.lexsort((suspicious, -score[suspicious]))]
 
 

@@ -58,8 +58,10 @@ class AuditPage:
         findings, shown = self.findings, self.findings.ranking[:self.show]
         note = ("An object's label against the labels of the objects that look most like it in other images, and "
                 "against CLIP's opinion of its picture. The most suspicious first; the bar says how much more probable "
-                f"the suggestion is. {_first(len(shown), len(findings.ranking))}")
-        return _section("Labels that are probably wrong", note, [self._label(int(row)) for row in shown], "card")
+                f"the suggestion is. {int(findings.labels.confident.sum()):,} of these {len(findings.ranking):,} are "
+                "counted as probably wrong, the others are in doubt. "
+                f"{_first(len(shown), len(findings.ranking))}")
+        return _section("Suspicious labels", note, [self._label(int(row)) for row in shown], "card")
 
     def _label(self, row: int) -> str:
         objects, labels = self.objects, self.findings.labels

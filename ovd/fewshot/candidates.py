@@ -19,6 +19,7 @@ from ovd.stores.region_index import RegionIndex
 from ovd.stores.shards import RegionStore
 
 SAME_OBJECT = 0.5  # IoU from which two boxes of an image are taken for one object
+LOOSELY_SAME = 0.3  # the same for two candidates: loose boxes of an object overlap each other less than they do it
 ALIKE, SAME_PIXELS = 0.95, 0.95  # cosine from which the pixels of two candidates are compared, and their correlation
 
 CONTEXT = 0.25  # of a box that is compared with it, on each side: the same thing in the same surroundings
@@ -91,7 +92,7 @@ def distinct(found: Candidates, pictures: Pictures) -> Candidates:
     """
     first, second = np.triu_indices(len(found), 1)
     here = found.image_ids[first] == found.image_ids[second]
-    doubles = here & (paired_iou(found.boxes[first], found.boxes[second]) > SAME_OBJECT)
+    doubles = here & (paired_iou(found.boxes[first], found.boxes[second]) > LOOSELY_SAME)
     alike = ~here & ((found.rows @ found.rows.T)[first, second] >= ALIKE)
     pairs = np.stack([first, second], axis=1)
     keys = [tuple((int(found.image_ids[i]), int(i)) for i in pair) for pair in pairs[alike].tolist()]

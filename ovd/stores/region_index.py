@@ -64,6 +64,8 @@ class RegionIndex:
             UserError: no such index, a damaged one, a stale one.
         """
         path = Path(path)
+        if not path.exists():
+            raise UserError(f"{path}: no such index; make it with ovd build-index")
         expected = {} if store is None else {"regions": fingerprint(store.path)}
         manifest = require(path, kind="region_index", **expected)
         counts = manifest.counts

@@ -76,7 +76,7 @@ def test_confident_classes_are_those_of_the_confident_joint(seed, objects):
 
 
 def test_labels_that_nothing_is_known_of_are_not_ranked_and_equal_ones_keep_their_order():
-    given_, suggested = np.array([0.1, np.nan, 0.9, 0.1, 0.5]), np.array([0.8, np.nan, 0.05, 0.8, 0.4])
+    given_, suggested = np.array([0.1, np.nan, 0.9, 0.1, 0.5]), np.array([0.8, np.nan, 0.05, 0.8, 0.6])
     confident = np.array([True, False, False, False, True])
     scores = LabelScores(given_, np.zeros(5, int), suggested, confident, given_, given_)
     assert scores.ranking().tolist() == [0, 3, 4]
@@ -324,6 +324,19 @@ def test_a_class_of_one_object_is_judged_by_text_or_not_at_all(tmp_path):
     assert np.isnan(alone.labels.given[row]) and row not in alone.ranking
     assert told.labels.given[row] > 0.9 and row not in told.ranking
     assert as_json(alone, world.files)["counts"]["labels_not_judged"] == 1
+
+
+def rare_and_wrong(contents, root, rows):
+    """The one object that is labelled yellow is not."""
+    contents["annotations"] = [a for a in contents["annotations"] if a["category_id"] != 4]
+    contents["annotations"][0]["category_id"] = 4
+
+
+def test_a_class_whose_only_label_is_wrong_casts_no_doubt_on_all_others(tmp_path):
+    """Its threshold is next to nothing: whatever is a little less sure of its label than others would reach it."""
+    found = World(tmp_path, rare_and_wrong).audit()
+    assert found.objects.labels[found.ranking].tolist() == [3]
+    assert not found.labels.confident[found.objects.labels != 3].any()
 
 
 def test_forgotten_objects_are_found_among_proposals(tmp_path):

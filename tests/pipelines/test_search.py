@@ -108,7 +108,7 @@ def test_commands_find_what_they_are_asked_for(world, tmp_path):
         sheet = tmp_path / "show" / f"{number:02d}-{query['query'].replace(' ', '-')}.png"
         assert Image.open(sheet).size[0] > 500
     stale = ovd("search", "x", "--store", world.store.path, "--index", tmp_path / "none", "--pretrained", "shapes")
-    assert stale.returncode == 2 and stale.stderr.startswith("error:") and "does not exist" in stale.stderr
+    assert stale.returncode == 2 and stale.stderr.startswith("error:") and "no such index" in stale.stderr
 
 
 def test_without_an_index_the_store_is_read_and_that_is_said(world, capsys, tmp_path):

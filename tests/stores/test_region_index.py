@@ -208,7 +208,7 @@ def test_a_damaged_index_is_refused(store, tmp_path):
     path.write_bytes(b"nope" + data[4:])
     with pytest.raises(UserError, match=r"cannot be read as an index.*--overwrite"):
         RegionIndex.load(path)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="no such index; make it with ovd build-index"):
         RegionIndex.load(tmp_path / "absent.faiss")
 
 
