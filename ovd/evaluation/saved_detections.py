@@ -133,19 +133,20 @@ def _json_masks(path: Path, truth: GroundTruth, rows: list[_Row], positions: np.
                 return None
             raise UserError(f"{path}: record {position} has no segmentation, which --eval segm needs; use --eval bbox")
         if isinstance(row.segmentation, dict):
-            _check_rle(path, position, row, truth)
+            _check_rle(f"{path}: record {position}", row.segmentation, truth.images.get(row.image_id))
     return masks
 
 
-def _check_rle(path: Path, position: int, row: _Row, truth: GroundTruth) -> None:
-    size, counts = row.segmentation.get("size"), row.segmentation.get("counts")
-    if not isinstance(counts, str | list) or not isinstance(size, list):
-        raise UserError(f"{path}: record {position}: its segmentation is neither polygons nor a run-length encoding "
-                        "with size and counts")
-    image = truth.images.get(row.image_id)
-    if image and size != [image["height"], image["width"]]:
-        raise UserError(f"{path}: record {position}: its mask has the size {size}, image {row.image_id} is "
+def _check_rle(where: str, mask: Any, image: dict | None) -> None:
+    size, counts = (mask.get("size"), mask.get("counts")) if isinstance(mask, dict) else (None, None)
+    if not isinstance(counts, str | bytes | list) or not isinstance(size, list | tuple):
+        raise UserError(f"{where}: its segmentation is neither polygons nor a run-length encoding with size and counts")
+    if image and list(size) != [image["height"], image["width"]]:
+        raise UserError(f"{where}: its mask has the size {list(size)}, image {image['id']} is "
                         f"{[image['height'], image['width']]} (height, width)")
+    if isinstance(counts, list) and not (all(isinstance(run, int) and run >= 0 for run in counts)
+                                         and sum(counts) == math.prod(size)):
+        raise UserError(f"{where}: the counts of its mask are no run lengths of {math.prod(size)} pixels")
 
 
 def _from_pickle(path: Path, truth: GroundTruth, kinds: Sequence[str] | None) -> tuple[Detections, list[int]]:
@@ -162,25 +163,45 @@ def _from_pickle(path: Path, truth: GroundTruth, kinds: Sequence[str] | None) ->
             if not isinstance(image.get(name), PickledArray) or array is None:
                 raise UserError(f"{path}: record {index} (image {image['img_id']}) has no {name!r}")
             columns[name].append(array)
-        if len({len(array) for array in arrays.values()}) > 1 or arrays["bboxes"].shape[1:] != (4,):
+        count = arrays["scores"].size
+        if {name: array.shape for name, array in arrays.items()} != {
+                "bboxes": (count, 4), "scores": (count,), "labels": (count,)}:
             raise UserError(f"{path}: record {index} (image {image['img_id']}): bboxes [n, 4], scores [n] and labels "
                             "[n] differ in length")
+        if count and arrays["labels"].dtype.kind not in "iu":
+            raise UserError(f"{path}: record {index} (image {image['img_id']}): labels are {arrays['labels'].dtype}, "
+                            "expected integers")
         if kinds is not None and "segm" in kinds and "masks" not in image:
             raise UserError(f"{path}: record {index} (image {image['img_id']}) has no masks, which --eval segm needs; "
                             "use --eval bbox")
         has_masks = has_masks and "masks" in image
         ids.append(image["img_id"])
-        masks.extend(image.get("masks", ()))
+        if has_masks:
+            masks.extend(_pickled_masks(f"{path}: record {index} (image {image['img_id']})", image, count, truth))
+    if not ids:
+        raise UserError(f"{path}: has no images; write it again, with ovd test --out")
     if len(set(ids)) < len(ids):
         raise UserError(f"{path}: image {next(i for i in ids if ids.count(i) > 1)} occurs twice")
+    if unknown := set(ids) - truth.images.keys():
+        raise UserError(f"{path}: has the image {min(unknown)}, which {truth.ann_file} does not have; give the "
+                        "annotation file that it was made with (--ann)")
     counts = [len(scores) for scores in columns["scores"]]
-    joined = {name: np.concatenate(arrays) if arrays else np.empty(0) for name, arrays in columns.items()}
+    joined = {name: np.concatenate(arrays) for name, arrays in columns.items()}
     labels = joined["labels"].astype(np.int64)
     for position in np.flatnonzero((labels < 0) | (labels >= len(truth.classes)))[:1]:
         raise UserError(f"{path}: has the label {labels[position]}, the split has {len(truth.classes)} classes; give "
                         "the split that it was made with (--split)")
     return Detections(np.repeat(np.array(ids, np.int64), counts), joined["bboxes"].reshape(-1, 4), joined["scores"],
                       labels, masks if has_masks else None), sorted(ids)
+
+
+def _pickled_masks(where: str, image: dict, count: int, truth: GroundTruth) -> list[dict]:
+    masks = image["masks"]
+    if not isinstance(masks, list) or len(masks) != count:
+        raise UserError(f"{where}: masks are not a list with one for each of {count} detections")
+    for mask in masks:
+        _check_rle(where, mask, truth.images.get(image["img_id"]))
+    return masks
 
 
 def _check(path: Path, found: Detections, truth: GroundTruth) -> None:

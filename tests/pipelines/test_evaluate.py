@@ -125,6 +125,9 @@ MISTAKES = {
     "no mask": ({"segmentation": None}, "record 1 has no segmentation"),
     "other size": ({"segmentation": {"size": [9, 9], "counts": "0"}}, "record 1: its mask has the size [9, 9]"),
     "no counts": ({"segmentation": {"size": [64, 64]}}, "record 1: its segmentation is neither"),
+    "runs below zero": ({"segmentation": {"size": [64, 64], "counts": [-1, 4097]}}, "record 1: the counts of its mask"),
+    "runs of text": ({"segmentation": {"size": [64, 64], "counts": ["a"]}}, "record 1: the counts of its mask"),
+    "too long runs": ({"segmentation": {"size": [64, 64], "counts": [0, 9000]}}, "no run lengths of 4096 pixels"),
     "huge id": ({"image_id": 10**30}, "does not fit into 64 bits"),
 }
 
@@ -154,6 +157,11 @@ def test_what_is_no_file_of_detections_is_a_users_mistake(world, tmp_path, capsy
     ({"img_id": 5}, "image 5"), ({"img_id": "a"}, "record 0 is no image"), ({"scores": None}, "has no 'scores'"),
     ({"labels": np.array([9])}, "the label 9"), ({"scores": np.array([0.5, 0.5])}, "differ in length"),
     ({"scores": np.array([math.nan])}, "NaN or infinite"), ({"bboxes": np.zeros((1, 3))}, "differ in length"),
+    ({"scores": np.array(0.5)}, "differ in length"), ({"scores": np.array([[0.5]])}, "differ in length"),
+    ({"labels": np.array([0.5])}, "labels are float64"), ({"masks": []}, "masks are not a list with one for each of 1"),
+    ({"masks": [5]}, "neither polygons nor"),
+    ({"masks": [{"size": [5, 5], "counts": b"0"}]}, r"size \[5, 5\], image 101"),
+    ({"img_id": 7, "bboxes": np.zeros((0, 4)), "scores": np.zeros(0), "labels": np.zeros(0)}, "has the image 7, which"),
 ])  # fmt: skip
 def test_mistakes_in_a_pickle(world, tmp_path, change, words):
     image = {"img_id": 101, "bboxes": np.zeros((1, 4)), "scores": np.array([0.5]), "labels": np.array([1])} | change
@@ -162,6 +170,12 @@ def test_mistakes_in_a_pickle(world, tmp_path, change, words):
     with pytest.raises(UserError, match=words) as error:
         load_detections(tmp_path / "found.pkl", truth)
     assert "found.pkl" in str(error.value)
+
+
+def test_a_pickle_without_images_is_refused(world, tmp_path):
+    (tmp_path / "found.pkl").write_bytes(pickle.dumps([]))
+    with pytest.raises(UserError, match="has no images"):
+        load_detections(tmp_path / "found.pkl", GroundTruth(world / "annotations/val.json", BASE))
 
 
 def test_a_pickle_that_would_run_code_is_refused(world, tmp_path):
