@@ -18,6 +18,7 @@ prints how many of the annotated objects the proposals find, base and novel clas
 import argparse
 
 from ovd.errors import UserError
+from pipelines.parts import HELP
 
 SUBSETS = ("train", "val")
 EXCHANGE = ("import_pkl", "export_pkl", "from_annotations")
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "0 on a processor)")
     add("--launcher", choices=("none", "pytorch"), default="none",
         help="pytorch: one of the processes that torchrun started (tools/dist_extract_proposals.sh does that)")
+    add("--part", metavar="I/N", help=HELP)
     add("--on-error", choices=("stop", "skip"), default="stop", help="an image that cannot be read: stop, or store it "
         "without proposals and say so in the manifest (default: stop)")
     add("--overwrite", action="store_true", help="build again what is there")
@@ -78,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         extract_proposals(config, checkpoint, subsets=subsets or SUBSETS, **where, **options)
         return 0
     _check_exchange(exchange, checkpoint, subsets, order)
+    if options["part"]:
+        raise UserError(f"--part {options['part']}: belongs to running a network; this takes one job")
     if "from_annotations" in exchange:
         if not where["out"]:
             raise UserError("--from-annotations: say where the store of annotated boxes goes: --out DIR")

@@ -23,6 +23,7 @@ from ovd.models.proposal_network import ProposalNetwork, trained_classes
 from ovd.stores.layout import Shard, shard_name
 from ovd.stores.manifest import Manifest, current_or_remove, fingerprint
 from ovd.stores.shards import RegionStore, StoreWriter
+from pipelines.parts import read_part, shards_of_part
 from pipelines.proposals.inputs import Settings, Subset, configuration
 from pipelines.proposals.job import Job, Task, start_extracting
 from pipelines.proposals.recall import report_recall
@@ -36,8 +37,9 @@ def extract_proposals(config: str | Path, checkpoint: str | Path, *, options: Se
                       data_root: str | Path | None = None, subsets: Sequence[str] = ("train", "val"),
                       out: str | Path | None = None, max_per_image: int | None = None, device: str = "auto",
                       batch_size: int | None = None, processes: int | None = None, threads: int | None = None,
-                      workers: int | None = None, launcher: str = "none", on_error: str = "stop",
-                      overwrite: bool = False, recall_images: int = 5000) -> dict[str, dict[str, Recall]]:
+                      workers: int | None = None, launcher: str = "none", part: str | None = None,
+                      on_error: str = "stop", overwrite: bool = False,
+                      recall_images: int = 5000) -> dict[str, dict[str, Recall]]:
     """Extract the proposals of ``subsets`` into their stores.
 
     Args:
@@ -45,7 +47,8 @@ def extract_proposals(config: str | Path, checkpoint: str | Path, *, options: Se
         Others: as the options of the command line; None takes the config's value or the default.
 
     Returns:
-        subset -> group of classes -> recall; empty with ``recall_images=0`` and in other than the first process.
+        subset -> group of classes -> recall, of stores that are finished; empty with ``recall_images=0`` and in other
+        than the first process.
 
     Raises:
         UserError: wrong or missing input, an existing store of another configuration.
@@ -56,6 +59,7 @@ def extract_proposals(config: str | Path, checkpoint: str | Path, *, options: Se
         raise UserError("--out is one store: name the subset too, --subset train or --subset val")
     if launcher != "none" and processes not in (None, 1):
         raise UserError("--processes: torchrun has started the processes already; leave it out")
+    own_part = read_part(part, overwrite)
     quiet()
     torch_device = choose_device(device)
     on_gpu = torch_device.type == "cuda"
@@ -83,8 +87,9 @@ def extract_proposals(config: str | Path, checkpoint: str | Path, *, options: Se
             here = processes or (1 if on_gpu or launcher != "none" else min(available_cores(), MAX_PROCESSES, shards))
             subset_record = {"config": {**record["config"], "images_per_shard": shard_size},
                              "inputs": {**record["inputs"], "annotations": subset.fingerprint}}
-            _extract_subset(subset, subset_record, shard_size, job, here, trained_classes(weights), overwrite)
-            if is_main() and recall_images:
+            finished = _extract_subset(subset, subset_record, shard_size, job, here, trained_classes(weights),
+                                       own_part, overwrite)
+            if finished and is_main() and recall_images:
                 recalls[subset.name] = report_recall(subset, recall_images)
     finally:
         stop_processes()
@@ -99,20 +104,24 @@ def _check_options(**options: int | None) -> None:
 
 
 def _extract_subset(subset: Subset, record: dict, shard_size: int, job: dict, processes: int,
-                    trained: tuple[str, ...] | None, overwrite: bool) -> None:
-    """Bring one store up to date; every process of a distributed run calls this."""
+                    trained: tuple[str, ...] | None, part: tuple[int, int] | None, overwrite: bool) -> bool:
+    """Bring one store, or its ``part``, up to date; every process of a distributed run calls this.
+
+    Returns:
+        In the first process whether the store is finished.
+    """
     start = time.perf_counter()
     if on_main(lambda: current_or_remove(subset.store, STAGE, **record, overwrite=overwrite)):
         if is_main():
             print(f"{subset.store} is up to date")
-        return
+        return True
     plan = {"path": subset.store, "kind": "proposals", "image_ids": subset.photos, "images_per_shard": shard_size,
             "config": record}
     on_main(lambda: RegionStore.create(**plan, overwrite=overwrite) is None)
     writer = RegionStore.create(**plan)
     with ExitStack() as stack:
-        on_main(lambda: stack.enter_context(writer.exclusive()) is None)  # the first process holds it for all
-        missing = on_main(writer.missing)
+        on_main(lambda: stack.enter_context(writer.exclusive(part)) is None)  # the first process holds it for all
+        missing = on_main(lambda: shards_of_part(writer.missing(), part))
         rank = dist.get_rank() if dist.is_initialized() else 0
         tasks = [(shard, [subset.photos[image_id] for image_id in writer.image_ids(shard)])
                  for shard in missing[rank::world_size()]]
@@ -123,12 +132,17 @@ def _extract_subset(subset: Subset, record: dict, shard_size: int, job: dict, pr
             run_tasks(start_extracting, (Job(**{**job, "threads": threads}, writer=writer),), tasks, processes, bar)
         if dist.is_initialized():
             dist.barrier()
+        if is_main() and part and (others := writer.missing()):
+            print(f"{subset.store}: part {part[0]}/{part[1]} is there; {len(others)} of {writer.total_shards} shards "
+                  "are left to other parts")
+            return False
         if is_main():
             seconds = time.perf_counter() - start
             novel = [name for name in subset.split.novel if name in trained] if subset.split and trained else []
             manifest = writer.finish(STAGE, **record, wall_seconds=round(seconds, 1), skipped=_skipped(writer, subset),
                                      flags={"trained_on": trained, "trained_on_novel": novel})
             report(subset, manifest, len(missing), seconds)
+    return True
 
 
 def _check_files(tasks: list[Task], skip_bad_images: bool) -> None:

@@ -6,13 +6,13 @@ bytes whoever makes it (on one kind of device), and a run of any kind goes on wi
 """
 
 import argparse
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ovd.errors import UserError
+from pipelines.parts import HELP, read_part, shards_of_part
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "workers of a Ray cluster, as many as there is room for, lost ones replaced (default: local)")
     parser.add_argument("--address", metavar="ADDR", help="with --engine ray: join the cluster at HOST:PORT, or auto "
                         "for the one of this machine (default: start one on this machine, for this run)")
-    parser.add_argument("--part", metavar="I/N", help="make only the I-th of N parts of the shards, as one of N jobs "
-                        "that share the store; the last of them finishes it")
+    parser.add_argument("--part", metavar="I/N", help=HELP)
     parser.add_argument("--launcher", choices=("none", "pytorch"), default="none",
                         help="pytorch: one of the processes that torchrun started (tools/dist_embed_regions.sh does)")
 
@@ -68,9 +67,7 @@ class Spread:
             raise UserError("--launcher pytorch: torchrun has started the processes already; leave out --engine ray")
         if launcher != "none" and processes not in (None, 1):
             raise UserError("--processes: torchrun has started the processes already; leave it out")
-        if part and overwrite:
-            raise UserError(f"--overwrite would remove what other parts than {part} wrote; delete the store first")
-        return cls(engine, address, launcher, _read_part(part) if part else None, processes)
+        return cls(engine, address, launcher, read_part(part, overwrite), processes)
 
     @contextmanager
     def started(self, device: str) -> Iterator["torch.device"]:
@@ -116,8 +113,7 @@ class Spread:
         """The shards that this run, with all its ranks, is still to make."""
         from ovd.engine.launch import on_main
 
-        index, total = self.part or (1, 1)
-        return on_main(lambda: [shard for shard in writer.missing() if shard % total == index - 1])
+        return on_main(lambda: shards_of_part(writer.missing(), self.part))
 
     def own(self, missing: list[int]) -> list[int]:
         """Those of the run's shards that this process is to see to: all, or its rank's."""
@@ -151,11 +147,3 @@ class Spread:
             works: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(works, bar.work)
             bar.work, bar.encoders = sum(works[1:], works[0]), len(works)
-
-
-def _read_part(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
-    index, total = map(int, match.groups()) if match else (0, 0)
-    if not 1 <= index <= total:
-        raise UserError(f"--part {text}: needs I/N with 1 <= I <= N, such as 1/16 for the first of 16 parts")
-    return index, total

@@ -208,6 +208,23 @@ def test_torchrun_processes_give_the_same_bytes(world, root):
     assert shard_bytes(world / "one") == shard_bytes(world / "two")
 
 
+def test_parts_of_an_array_give_the_same_bytes_and_the_last_finishes_the_store(world, root, capsys):
+    extract(world, out=world / "one", threads=1, recall_images=0)
+    capsys.readouterr()
+    assert extract(world, out=world / "two", threads=1, part="2/2") == {}
+    assert "2 of 3 shards are left to other parts" in capsys.readouterr().out
+    assert sorted(shard_bytes(world / "two")) == ["shard-00001-of-00003.h5"]
+    job = subprocess.run([root / "tools" / "slurm" / "extract_proposals.sh", world / "config.py", world / "rpn.pth",
+                          "--subset", "train", "--out", world / "two", "--processes", "1", "--threads", "1",
+                          "--device", "cpu"], capture_output=True, text=True, timeout=300,
+                         env={**os.environ, "PYTHON": sys.executable, "SLURM_ARRAY_TASK_ID": "0",
+                              "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_SUBMIT_DIR": str(root)})
+    assert job.returncode == 0, job.stderr
+    assert "1 shards were there before" in job.stdout and "recall" in job.stdout.lower()
+    assert shard_bytes(world / "one") == shard_bytes(world / "two")
+    assert not list((world / "two").glob(".lock*"))
+
+
 def test_a_two_stage_detector_serves_with_its_rpn(world):
     extract(world, out=world / "rpn", recall_images=0)
     weights = torch.load(world / "rpn.pth")["state_dict"]
