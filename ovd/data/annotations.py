@@ -1,7 +1,8 @@
 """Annotation files in COCO or LVIS format: typed records, read and written quickly, checked where they enter.
 
 Masks stay the bytes of the file until somebody asks for them, so a gigabyte of polygons is neither parsed nor rebuilt.
-Fields that this module does not know are kept: record types grow to fit the file (:func:`load_annotations`).
+Fields that this module does not know are kept: record types grow to fit the file (:func:`load_annotations`). To choose
+and renumber the records of a file as large as LVIS's, :mod:`ovd.data.annotation_table` is quicker and smaller.
 """
 
 import gc

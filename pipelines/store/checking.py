@@ -71,15 +71,19 @@ def _report(verdict: Verdict, delete: bool) -> None:
     stage = f"ovd {verdict.manifest.stage}" if verdict.manifest else "the stage that made it"
     if delete:
         delete_damaged(verdict)
-        print(f"{path}: deleted the manifest and {len(verdict.damaged)} damaged files; run {stage} again, as before: "
+        print(f"{path}: deleted the manifest and {_files(len(verdict.damaged), 'damaged ')}; run {stage} again, as before: "
               "it makes only what is missing")
     elif "plan.json" in verdict.damaged:
         print(f"{path}: to repair it, delete the folder and run {stage} again")
     elif verdict.damaged:
-        print(f"{path}: to repair it, delete these {len(verdict.damaged)} files (or pass --delete-damaged) and run "
+        print(f"{path}: to repair it, delete {_files(len(verdict.damaged))} (or pass --delete-damaged) and run "
               f"{stage} again, as before: it makes only those")
     else:
         print(f"{path}: to repair it, run {stage} again, as before: it makes only what is missing")
+
+
+def _files(count: int, kind: str = "") -> str:
+    return f"{count} {kind}file{'s' * (count != 1)}"
 
 
 def _print_summary(s: dict[str, Any]) -> None:

@@ -90,8 +90,8 @@ def merge(parts: Sequence[str | Path], out: str | Path, images_per_shard: int | 
                                  skipped=[entry for store in stores for entry in store.manifest.skipped],
                                  wall_seconds=round(seconds, 1))
     size = sum(entry["size"] for entry in manifest.files.values())
-    print(f"{out}: {manifest.counts['regions']:,} regions of {manifest.counts['images']:,} images of {len(stores)} "
-          f"stores, {size / 1e6:,.1f} MB in {writer.total_shards} shards, {seconds:.0f} s"
+    print(f"{out}: {manifest.counts['regions']:,} regions of {manifest.counts['images']:,} images of "
+          f"{len(stores)} store{'s' * (len(stores) > 1)}, {size / 1e6:,.1f} MB in {writer.total_shards} shards, {seconds:.0f} s"
           + (f" ({rows} rows)" if rows else ""))
     return out
 
