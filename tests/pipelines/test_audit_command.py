@@ -61,7 +61,8 @@ def changed(world, tmp_path, change):
 
 
 def test_the_command_writes_a_report_and_a_page(world, config, root, tmp_path):
-    command = [sys.executable, "-X", "importtime", root / "tools/audit_labels.py", config, "--k", "8", "--out", tmp_path / "audit"]
+    command = [sys.executable, "-X", "importtime", root / "tools/audit_labels.py", config, "--k", "8",
+               "--out", tmp_path / "audit"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
     assert "mmdet" not in done.stderr  # which takes seconds to load
