@@ -23,9 +23,11 @@ from pipelines.region_settings import PRECISIONS, ROWS, Settings, store_of, vari
 
 if TYPE_CHECKING:
     from ovd.clip.image_files import ImageFiles
+    from ovd.clip.levels import Level
     from ovd.clip.shard_job import RegionJob
+    from ovd.clip.towers import ClipModel
     from ovd.stores.manifest import Manifest
-    from ovd.stores.shards import StoreWriter
+    from ovd.stores.shards import RegionStore, StoreWriter
     from pipelines.region_engines.bar import CropsBar
 
 STAGE = "embed-regions"
@@ -99,16 +101,12 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
     Raises:
         UserError: Wrong or missing input, an existing store of another configuration.
     """
-    from ovd.clip.levels import Blocks, Globals, Objects
-    from ovd.clip.masked_attention import WholeImageTower
     from ovd.clip.shard_job import RegionJob
     from ovd.clip.towers import load_clip
     from ovd.engine.config import load_config
     from ovd.engine.launch import is_main, on_main
     from ovd.engine.workers import available_cores
-    from ovd.stores.manifest import current_or_remove, fingerprint, require
-    from ovd.stores.shards import RegionStore
-    from pipelines.region_engines.bar import CropsBar
+    from ovd.stores.manifest import current_or_remove
 
     start = time.perf_counter()
     cfg = load_config(config, options, data_root)
@@ -119,33 +117,15 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
         if value is not None and value < least:
             raise UserError(f"{name} {value}: needs {least} or more")
     spread = region_engines.Spread.read(engine, address, launcher, part, processes, overwrite)
-    root = Path(cfg.get("data_root") or "")
-    ann_file = root / variable(cfg, f"{subset}_ann")
     store = Path(out) if out else store_of(cfg, subset, what)
-    images = _images(ann_file, root / variable(cfg, f"{subset}_prefix"))
-    inputs = {"annotations": fingerprint(ann_file)}
-    if what == "objects":
-        proposals_path = Path(proposals) if proposals else root / variable(cfg, f"proposal_store_{subset}")
-        require(proposals_path, kind="proposals")
-        stored = RegionStore(proposals_path)
-        stored.require_images(images)
-        inputs["proposals"] = fingerprint(proposals_path)
-    elif proposals:
-        raise UserError(f"--proposals {proposals}: {what} are not made from proposals; leave it out, or --what {what}")
+    images, stored, inputs = _read_inputs(cfg, subset, what, proposals)
 
     with spread.started(device) as torch_device:
         on_gpu, precision = torch_device.type == "cuda", settings.precision_on(torch_device)
         clip_source = {"pretrained": settings.pretrained, "model": settings.model, "device": torch_device,
                        "precision": precision, "allow_untrained": allow_untrained}
         clip = load_clip(**{**clip_source, "device": spread.device_here(torch_device)})
-        kind = settings.recipe.kind
-        if is_main() and what == "objects" and kind in ("clip", "warp") and kind != clip.own_crop:
-            print(f"note: {clip.name} was trained on images that were resized as in regions.recipe.kind="
-                  f"'{clip.own_crop}'; crops are made as in '{kind}'")
-        if what == "objects":
-            level = Objects(stored, settings.recipe, settings.top_k, settings.masked_attention, settings.upsample)
-        else:
-            level = Blocks(clip.image_size) if what == "blocks" else Globals(WholeImageTower(clip).least)
+        level = _level(what, settings, stored, clip)
         level.encoder(clip, batch_size)  # so that what it refuses is refused before there is a store
         stored_as = {} if settings.rows == "float16" else {"rows": settings.rows}
         record = {
@@ -157,10 +137,8 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
             if is_main():
                 print(f"{store} is up to date")
             return store
-        plan = {"path": store, "kind": "regions", "image_ids": images, "images_per_shard": settings.images_per_shard,
-                "dim": clip.embed_dim, "config": record, **stored_as}
-        on_main(lambda: RegionStore.create(**plan, overwrite=overwrite) is None)
-        writer = RegionStore.create(**plan)
+        writer = _begin(overwrite, path=store, image_ids=images, images_per_shard=settings.images_per_shard,
+                        dim=clip.embed_dim, config=record, **stored_as)
         cores = available_cores()
         many = on_gpu and len(images) * (settings.top_k or 300) * level.crops_per_region >= COMPILE_FROM
         job = RegionJob(writer, images, level, clip_source, batch_size, skip_bad_images=on_error == "skip",
@@ -169,23 +147,83 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
         # not by the shards that are missing: threads, and with them the last bits, must be those of the first run
         processes = processes or (1 if on_gpu or launcher != "none" else min(cores, MAX_PROCESSES, writer.total_shards))
         with spread.exclusive(writer):
-            todo = spread.missing(writer)
-            own = spread.own(todo)
-            crops = _check_images(job, own, quiet=not is_main())
-            with CropsBar(total=crops, encoders=min(processes, max(1, len(own))), disable=not is_main()) as bar:
-                spread.embed(job, clip, own, processes, bar, workers)
-            if not is_main():
-                return store
-            seconds = time.perf_counter() - start
-            if part and (others := writer.missing()):
-                print(f"{store}: part {part} is there; {len(others)} of {writer.total_shards} shards are left to other "
-                      "parts")
-                return store
-            manifest = writer.finish(STAGE, **record, flags={"untrained": True} if clip.untrained else {},
-                                     skipped=_skipped(job), wall_seconds=round(seconds, 1),
-                                     counts={"crops_per_region": level.crops_per_region})
-        _report(store, manifest, writer, todo, bar)
+            todo, bar = _embed_missing(spread, job, clip, processes, workers)
+            if is_main():
+                _finish(job, record, spread, clip.untrained, len(todo), bar, start)
         return store
+
+
+def _read_inputs(cfg: Any, subset: str, what: str, proposals: str | Path | None,
+                 ) -> "tuple[ImageFiles, RegionStore | None, dict[str, str]]":
+    """The images of a subset, their proposals where these are what is embedded, and fingerprints of both."""
+    from ovd.stores.manifest import fingerprint, require
+    from ovd.stores.shards import RegionStore
+
+    root = Path(cfg.get("data_root") or "")
+    ann_file = root / variable(cfg, f"{subset}_ann")
+    images = _images(ann_file, root / variable(cfg, f"{subset}_prefix"))
+    inputs = {"annotations": fingerprint(ann_file)}
+    if what != "objects":
+        if proposals:
+            raise UserError(f"--proposals {proposals}: {what} are not made from proposals; leave it out, or embed "
+                            "--what objects")
+        return images, None, inputs
+    path = Path(proposals) if proposals else root / variable(cfg, f"proposal_store_{subset}")
+    require(path, kind="proposals")
+    stored = RegionStore(path)
+    stored.require_images(images)
+    return images, stored, {**inputs, "proposals": fingerprint(path)}
+
+
+def _level(what: str, settings: Settings, stored: "RegionStore | None", clip: "ClipModel") -> "Level":
+    """Which boxes are embedded, and how."""
+    from ovd.clip.levels import Blocks, Globals, Objects
+    from ovd.clip.masked_attention import WholeImageTower
+    from ovd.engine.launch import is_main
+
+    if what != "objects":
+        return Blocks(clip.image_size) if what == "blocks" else Globals(WholeImageTower(clip).least)
+    kind = settings.recipe.kind
+    if is_main() and kind in ("clip", "warp") and kind != clip.own_crop:
+        print(f"note: {clip.name} was trained on images that were resized as in regions.recipe.kind="
+              f"'{clip.own_crop}'; crops are made as in '{kind}'")
+    return Objects(stored, settings.recipe, settings.top_k, settings.masked_attention, settings.upsample)
+
+
+def _begin(overwrite: bool, **plan: Any) -> "StoreWriter":
+    """Begin the store, in the first process of a run; all go on with it."""
+    from ovd.engine.launch import on_main
+    from ovd.stores.shards import RegionStore
+
+    on_main(lambda: RegionStore.create(kind="regions", **plan, overwrite=overwrite) is None)
+    return RegionStore.create(kind="regions", **plan)
+
+
+def _embed_missing(spread: region_engines.Spread, job: "RegionJob", clip: "ClipModel", processes: int,
+                   workers: int | None) -> "tuple[list[int], CropsBar]":
+    """Make the shards that the run is to make; returns which these were, and the bar that counted."""
+    from ovd.engine.launch import is_main
+    from pipelines.region_engines.bar import CropsBar
+
+    todo = spread.missing(job.writer)
+    own = spread.own(todo)
+    crops = _check_images(job, own, quiet=not is_main())
+    with CropsBar(total=crops, encoders=min(processes, max(1, len(own))), disable=not is_main()) as bar:
+        spread.embed(job, clip, own, processes, bar, workers)
+    return todo, bar
+
+
+def _finish(job: "RegionJob", record: dict, spread: region_engines.Spread, untrained: bool, made: int,
+            bar: "CropsBar", start: float) -> None:
+    """Write the manifest and say what came of the run, unless shards of other parts are missing."""
+    writer, seconds = job.writer, time.perf_counter() - start
+    if spread.part and (others := writer.missing()):
+        print(f"{writer.path}: part {spread.part[0]}/{spread.part[1]} is there; {len(others)} of "
+              f"{writer.total_shards} shards are left to other parts")
+        return
+    manifest = writer.finish(STAGE, **record, flags={"untrained": True} if untrained else {}, skipped=_skipped(job),
+                             wall_seconds=round(seconds, 1), counts={"crops_per_region": job.level.crops_per_region})
+    _report(manifest, writer, made, bar)
 
 
 def _images(ann_file: Path, folder: Path) -> "ImageFiles":
@@ -237,11 +275,12 @@ def _skipped(job: "RegionJob") -> list[dict]:
     return skipped
 
 
-def _report(store: Path, manifest: "Manifest", writer: "StoreWriter", todo: list[int], bar: "CropsBar") -> None:
+def _report(manifest: "Manifest", writer: "StoreWriter", made: int, bar: "CropsBar") -> None:
+    store = writer.path
     size = sum(entry["size"] for entry in manifest.files.values())
     print(f"{store}: {manifest.counts['regions']:,} regions of {manifest.counts['images']:,} images, "
           f"{size / 1e6:.1f} MB in {writer.total_shards} shards")
-    before = f", {writer.total_shards - len(todo)} shards were there before" if len(todo) < writer.total_shards else ""
+    before = f", {writer.total_shards - made} shards were there before" if made < writer.total_shards else ""
     seconds = bar.format_dict["elapsed"]
     print(f"embedded {bar.work.crops:,} crops in {seconds:.0f} s: {bar.work.crops / max(seconds, 1e-3):,.0f} a second, "
           f"{bar.share:.0%} of the bare encoder's throughput{before}")
