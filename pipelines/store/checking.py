@@ -71,8 +71,8 @@ def _report(verdict: Verdict, delete: bool) -> None:
     stage = f"ovd {verdict.manifest.stage}" if verdict.manifest else "the stage that made it"
     if delete:
         delete_damaged(verdict)
-        print(f"{path}: deleted the manifest and {_files(len(verdict.damaged), 'damaged ')}; run {stage} again, as before: "
-              "it makes only what is missing")
+        print(f"{path}: deleted the manifest and {_files(len(verdict.damaged), 'damaged ')}; run {stage} again, as "
+              "before: it makes only what is missing")
     elif "plan.json" in verdict.damaged:
         print(f"{path}: to repair it, delete the folder and run {stage} again")
     elif verdict.damaged:

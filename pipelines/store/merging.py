@@ -91,7 +91,8 @@ def merge(parts: Sequence[str | Path], out: str | Path, images_per_shard: int | 
                                  wall_seconds=round(seconds, 1))
     size = sum(entry["size"] for entry in manifest.files.values())
     print(f"{out}: {manifest.counts['regions']:,} regions of {manifest.counts['images']:,} images of "
-          f"{len(stores)} store{'s' * (len(stores) > 1)}, {size / 1e6:,.1f} MB in {writer.total_shards} shards, {seconds:.0f} s"
+          f"{len(stores)} store{'s' * (len(stores) > 1)}, {size / 1e6:,.1f} MB in {writer.total_shards} shards, "
+          f"{seconds:.0f} s"
           + (f" ({rows} rows)" if rows else ""))
     return out
 

@@ -184,7 +184,7 @@ ALWAYS_WRONG = {
     "box of texts": (change("annotations", bbox=["1", 2, 3, 4]), "annotations[0].bbox[0]: expected float, got str"),
     "box is null": (change("annotations", bbox=None), "annotations[0].bbox: expected array, got null"),
     "iscrowd 2": (change("annotations", iscrowd=2), "annotations[0].iscrowd: invalid enum value 2"),
-    "huge id": (change("annotations", id=10**30), "annotations have an id that does not fit"),
+    "huge id": (change("annotations", id=10**30), "annotations have a number in id that does not fit"),
     "image ids": (repeat("images"), "images[0] and images[2] have the same id 7"),
     "annotation ids": (repeat("annotations"), "annotations[0] and annotations[2] have the same id 1"),
     "category ids": (repeat("categories"), "categories[0] and categories[2] have the same id 2"),
