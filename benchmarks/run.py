@@ -1,27 +1,32 @@
 """Run the benchmarks of a suite one after the other, show their figures as they come, and collect them.
 
 Every benchmark is a script that prints its figures as JSON lines (see figures.py), and runs as a process of its own.
-With --json the lines are kept in one file, which is there whole after each script. --quick runs everything at sizes
-that say whether it works, not how fast it is. Ends with status 1 when a script failed, and says which.
+With --json the lines are kept in one file, which is there whole after each figure. --quick runs everything at sizes
+that say whether it works, not how fast it is. Ends with status 1 when a script failed, and says which. Ctrl-C ends the
+script that runs, and keeps the figures so far.
 
     python benchmarks/run.py [--suite offline] [--json work_dirs/benchmarks.jsonl] [--quick]
 """
 
 import argparse
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from figures import parsed
 
-from ovd.stores.atomic import atomic_write
+from ovd.stores.atomic import write_bytes
 
 FOLDER = Path(__file__).resolve().parent
+PATIENCE = 5  # seconds that an interrupted script has to tidy up
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ TABLE = (
     Benchmark("split_building", "offline", quick=words("--megabytes 2")),
     Benchmark("crop_resize", "offline", quick=words("--device cpu --boxes 4 --side 32 --rounds 1")),
     Benchmark("region_stage", "offline",
+              on_gpu=words("--device cuda --images 512 --boxes 300 --precision fp16 --compile"),
               quick=words("--device cpu --pretrained shapes --images 2 --boxes 3 --rounds 1")),
     Benchmark("store_reads", "offline", quick=words("--images 32 --boxes 20 --dim 32 --rounds 1")),
     Benchmark("text_embeddings", "offline", on_gpu=words("--classes 1203 --sample 12 --device cuda"),
@@ -82,34 +88,49 @@ def left_out(folder: Path = FOLDER, table: Sequence[Benchmark] = TABLE) -> list[
     return sorted(scripts - {benchmark.script for benchmark in table} - {Path(__file__).stem})
 
 
-def run_script(path: Path, arguments: Sequence[str]) -> tuple[list[str], str]:
-    """Run a benchmark and show its figures; returns their lines, and what went wrong (empty: nothing)."""
+def run_script(path: Path, arguments: Sequence[str], keep: Callable[[str], None]) -> str:
+    """Run a benchmark, show its figures, give their lines to ``keep``; returns what went wrong (empty: nothing)."""
     if not path.is_file():
-        return [], "no such script"
-    lines, wrong = [], ""
-    with tempfile.TemporaryFile("w+") as errors:
-        command = [sys.executable, str(path), *arguments]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=FOLDER.parent) as process:
-            try:
-                for line in process.stdout:
-                    if not line.startswith("{"):
-                        print(f"    {line.rstrip()}", flush=True)
-                        continue
-                    try:
-                        show(parsed(line))
-                    except ValueError as error:
-                        wrong = wrong or f"not a figure: {error}"
-                    else:
-                        lines.append(line.strip())
-            except BaseException:
-                process.kill()
-                raise
+        return "no such script"
+    figures, wrong = 0, ""
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        process = subprocess.Popen([sys.executable, str(path), *arguments], stdout=subprocess.PIPE, stderr=errors,
+                                   text=True, errors="replace", cwd=FOLDER.parent, start_new_session=True)
+        try:
+            for line in process.stdout:
+                if not line.startswith("{"):
+                    print(f"    {line.rstrip()}", flush=True)
+                    continue
+                try:
+                    show(parsed(line))
+                except ValueError as error:
+                    wrong = wrong or f"not a figure: {error}"
+                else:
+                    keep(line.strip())
+                    figures += 1
+            process.wait()
+        except BaseException:
+            _end(process)
+            raise
         errors.seek(0)
         last_words = errors.read().strip().splitlines()[-15:]
     if process.returncode:
         print("\n".join(f"    {line}" for line in last_words), file=sys.stderr)
         wrong = f"status {process.returncode}: {last_words[-1] if last_words else 'said nothing'}"
-    return lines, wrong or ("" if lines else "no figures")
+    return wrong or ("" if figures else "no figures")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Stop a script and the processes that it started: they may tidy up, and are killed if that takes long."""
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with suppress(ProcessLookupError):  # none of them is left
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def show(figure: dict) -> None:
@@ -133,6 +154,13 @@ def main(argv: Sequence[str] | None = None, folder: Path = FOLDER, table: Sequen
     forgotten = [] if args.only else left_out(folder, table)
     failed = dict.fromkeys(forgotten, "is in no suite: add it to the table of run.py")
     kept: list[str] = []
+
+    def keep(*lines: str) -> None:
+        kept.extend(lines)
+        if args.json:
+            write_bytes(args.json, "".join(f"{line}\n" for line in kept).encode())
+
+    keep()  # so that a file that cannot be written is noticed now
     on_gpu = _gpu()
     print(f"  {'ratio':>11}  {'ours':>16}  {'peer':>16}  (a ratio above 1: ours is better)")
     for number, benchmark in enumerate(chosen, start=1):
@@ -140,14 +168,16 @@ def main(argv: Sequence[str] | None = None, folder: Path = FOLDER, table: Sequen
         arguments = benchmark.quick if args.quick else arguments
         print(f"[{number}/{len(chosen)}] {' '.join([benchmark.script, *arguments])}", flush=True)
         start = time.perf_counter()
-        lines, wrong = run_script(folder / f"{benchmark.script}.py", arguments)
+        try:
+            wrong = run_script(folder / f"{benchmark.script}.py", arguments, keep)
+        except KeyboardInterrupt:
+            kept_in = f" in {args.json}" if args.json and kept else ""
+            print(f"interrupted in {benchmark.script}, which was ended; {len(kept)} figures so far{kept_in}",
+                  file=sys.stderr)
+            return 130
         print(f"    {'failed, ' + wrong if wrong else 'done'} ({time.perf_counter() - start:.0f} s)", flush=True)
         if wrong:
             failed[benchmark.script] = wrong
-        kept += lines
-        if args.json:
-            with atomic_write(args.json) as path:
-                path.write_text("".join(f"{line}\n" for line in kept))
     print(f"{len(kept)} figures of {len(chosen)} scripts" + (f" in {args.json}" if args.json else ""))
     for script, wrong in failed.items():
         print(f"FAILED {script}: {wrong}", file=sys.stderr)

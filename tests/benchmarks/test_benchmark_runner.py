@@ -1,6 +1,8 @@
 """The runner: figures of all scripts in one file, failures named, no script forgotten; and every script runs."""
 
 import json
+import time
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +55,55 @@ def test_scripts_that_fail_are_named_and_the_others_run(run, folder, tmp_path, c
         assert said in told
     assert "FAILED good" not in told
     assert lines(out) == [FIGURE, FIGURE]
+
+
+def test_a_script_that_prints_what_is_no_text_fails_alone(run, folder, capsys):
+    (folder / "noise.py").write_text("import sys\n\ndef main():\n    sys.stdout.buffer.write(bytes(range(128, 256)))\n"
+                                     "    sys.stderr.buffer.write(bytes([255, 10]))\nmain()\nraise SystemExit(3)\n")
+    scripts = [run.Benchmark("noise", "offline"), run.Benchmark("good", "offline")]
+    assert run.main(["--only", "noise", "good"], folder, scripts) == 1
+    told = capsys.readouterr()
+    assert "FAILED noise: status 3" in told.err and "a | b" in told.out
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_an_interrupted_run_ends_the_script_and_keeps_its_figures(run, folder, tmp_path, monkeypatch, capsys, stubborn):
+    wait = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n" if stubborn else ""
+    (folder / "long.py").write_text(wait + f"""
+import subprocess, sys, time
+def main():
+    print({json.dumps(FIGURE)!r}, flush=True)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print(child.pid, flush=True)
+    time.sleep(60)
+main()
+""")
+    pids = []
+
+    def interrupted(figure):
+        monkeypatch.setattr("builtins.print", lambda text="", **kwargs: stop(text))
+
+    def stop(text):
+        monkeypatch.undo()
+        pids.append(int(text))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "show", interrupted)
+    monkeypatch.setattr(run, "PATIENCE", 0.5)
+    out = tmp_path / "figures.jsonl"
+    assert run.main(["--only", "long", "--json", str(out)], folder, [run.Benchmark("long", "offline")]) == 130
+    assert "interrupted in long" in capsys.readouterr().err
+    assert lines(out) == [FIGURE]
+    for _ in range(100):  # whoever adopted it may still have to notice that it is dead
+        if not alive(pids[0]):
+            break
+        time.sleep(0.05)
+    assert not alive(pids[0])
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_script_that_no_suite_has_is_noticed(run, folder, capsys):
