@@ -15,12 +15,13 @@ DATASETS = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "dataset
 
 def chosen_config(config: str | Path | None, store: str | Path | None, subset: str,
                   options: Sequence[str] | Mapping[str, Any] = (),
-                  data_root: str | Path | None = None) -> "Config | dict[str, Any]":
+                  data_root: str | Path | None = None, named: str = "CONFIG") -> "Config | dict[str, Any]":
     """The config that is named; an empty one where a store is; else that of the one dataset whose region store is here.
 
     Args:
         subset: ``train`` or ``val``, whose store is looked for.
         options, data_root: changes of the config.
+        named: how the command line names a config.
 
     Raises:
         UserError: no config, and no store or several that could be meant; changes of a config that is not named.
@@ -30,16 +31,16 @@ def chosen_config(config: str | Path | None, store: str | Path | None, subset: s
     if config is not None:
         return load_config(config, options, data_root)
     if options or data_root is not None:
-        raise UserError("--data-root and --cfg-options change a config: name that with CONFIG")
+        raise UserError("--data-root and --cfg-options change a config: name that with " + named)
     if store is not None:
         return {}
     found = _stores(subset)
     if not found:
-        raise UserError(f"no region store ({subset}) of the datasets in {os.path.relpath(DATASETS)} is here: name a "
-                        "config with CONFIG, or a store with --store")
+        raise UserError(f"no region store ({subset}) of the datasets in {os.path.relpath(DATASETS)} is here: add "
+                        f"{named}, or --store DIR")
     if len(found) > 1:
         choices = " or ".join(f"{file} (for {path})" for path, file in found.items())
-        raise UserError(f"{len(found)} region stores could be meant: name a config, {choices}")
+        raise UserError(f"{len(found)} region stores could be meant: add {named}, such as {choices}")
     (path, file), = found.items()
     print(f"region store {path}, as {file} has it")
     return load_config(file)

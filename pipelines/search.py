@@ -132,7 +132,7 @@ def search(texts: Sequence[str], *, examples: Sequence[tuple[str, Sequence[float
     if texts:
         check_names(texts)
     prompts = None if as_is else get_style(style)
-    cfg = chosen_config(config, store, subset, options, data_root)
+    cfg = chosen_config(config, store, subset, options, data_root, "--config CONFIG")
     from ovd.engine.launch import choose_device
     from ovd.engine.marks import FLAG, marked, warn
     from ovd.stores.hits import find_hits

@@ -286,7 +286,7 @@ def test_without_a_config_the_one_store_that_is_here_is_searched(world, tmp_path
     """The command `ovd search TEXT --k 20 --show-dir D` as it stands."""
     monkeypatch.chdir(tmp_path)
     for stage in (lambda: search(["x"]), index_stage.build):
-        with pytest.raises(UserError, match=r"no region store \(train\) of the datasets in .* is here: name a config"):
+        with pytest.raises(UserError, match=r"no region store \(train\) of .* is here: add .*CONFIG, or --store DIR"):
             stage()
     (tmp_path / "data").mkdir()
     (tmp_path / "data/shapes").symlink_to(world.root)
@@ -297,7 +297,7 @@ def test_without_a_config_the_one_store_that_is_here_is_searched(world, tmp_path
     assert len(found.hits) == 20 and (tmp_path / f"D/01-{name.replace(' ', '-')}.png").exists()
     assert "region store data/shapes/regions/train, as " in capsys.readouterr().out
     (tmp_path / "data/coco").symlink_to(world.root)
-    with pytest.raises(UserError, match=r"2 region stores could be meant: name a config, .*\(for data/coco/regions"):
+    with pytest.raises(UserError, match=r"2 region stores .*: add --config CONFIG, such as .*\(for data/coco/regions"):
         search([name])
 
 
