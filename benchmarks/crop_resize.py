@@ -3,6 +3,8 @@
 The peer is open_clip's own preprocessing of every crop. The input is generated photos of 640 x 480 pixels with boxes
 whose sizes are spread as those of LVIS objects, at two scales. The pixels are compared first, then the embeddings of a
 CLIP, over boxes that include tiny, huge, thin and border-crossing ones. The rounds alternate; the median counts.
+
+    python benchmarks/crop_resize.py [--device cuda] [--boxes 300] [--side 224] [--threads 1]
 """
 
 import argparse

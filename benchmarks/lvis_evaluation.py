@@ -5,7 +5,9 @@ everywhere), and detections of which a third are near an object. Each evaluator 
 reading the two files to the figures, which gives its peak memory. AP, AP50, AP75, APs, APm, APl, APr, APc and APf
 must be equal to 1e-9 before anything is printed.
 
-``--images 19809`` is LVIS val's size; lvis-api needs 40 GB of memory and an hour there. ``--kind segm`` compares masks.
+LVIS val's size, for which lvis-api needs 40 GB of memory and an hour (``--kind segm`` compares masks):
+
+    python benchmarks/lvis_evaluation.py --images 19809
 """
 
 import argparse

@@ -3,6 +3,8 @@
 Learns a context for one epoch, in a process of its own for each number of pairs, and takes the growth of that process's
 peak resident memory over what it had before. The peer trains on the same pairs with all their embeddings in one float32
 tensor, as DetPro's released code does with its train_data.pth. Stores are generated: random rows, 100 an image.
+
+    python benchmarks/prompt_memory.py [--pairs 10000 100000 1000000] [--dim 512]
 """
 
 import argparse

@@ -6,7 +6,8 @@ preprocessing of open_clip to each crop, encodes the crops of the image and writ
 rounds alternate; the median counts. The embeddings of the two ways are compared first. Photos are generated (noise at
 640 x 480), boxes have LVIS-like sizes.
 
-On a GPU, to see what the stage reaches: --device cuda --images 512 --boxes 300 --precision fp16 --compile
+    python benchmarks/region_stage.py [--images 8] [--boxes 20] [--precision bf16]
+    python benchmarks/region_stage.py --device cuda --images 512 --boxes 300 --precision fp16 --compile
 """
 
 import argparse

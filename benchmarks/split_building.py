@@ -4,7 +4,10 @@ All read the file, and write the base-only and the generalised file of 866_337, 
 Each runs in a process of its own, which gives the peak memory (of ours, with that of the processes that it starts for
 a large file). The results are compared before figures are printed. Peers: ``json.dump`` to a file, which encodes in
 Python, as everybody writes it; and ``json.dumps``, which encodes in C, then one write.
-``--megabytes 1060`` is LVIS's size: 7 GB of disk space, 8 GB of memory and 5 minutes a round.
+
+LVIS's size takes 7 GB of disk space, 8 GB of memory and 5 minutes a round:
+
+    python benchmarks/split_building.py --megabytes 1060
 """
 
 import argparse
