@@ -150,7 +150,7 @@ def draw(costs: Sequence[Cost], path: Path) -> None:
         time_axis.loglog(images, [cost.cpu / cost.images * 1e3 for cost in mine], "o-", label=stage)
         if stage in ("proposals", "embed"):
             memory_axis.semilogx(images, [cost.driver / 1e6 for cost in mine], "o-", label=stage)
-    mine = sorted((cost for cost in costs if cost.stage == "embed"), key=lambda cost: cost.images)
+    mine = sorted((cost for cost in costs if cost.stage == "embed" and cost.worker), key=lambda cost: cost.images)
     memory_axis.semilogx([cost.images for cost in mine], [cost.worker / 1e6 for cost in mine], "o-",
                          label="embed, a worker")
     time_axis.set(xlabel="images", ylabel="CPU ms an image")
