@@ -116,6 +116,9 @@ def embed_regions(config: str | Path, *, options: Sequence[str] | Mapping[str, A
                                ("--workers", workers, 0)):
         if value is not None and value < least:
             raise UserError(f"{name} {value}: needs {least} or more")
+    if compile == "on" and (what == "globals" or (what == "objects" and settings.masked_attention)):
+        raise UserError(f"--compile on: neither whole images nor masked attention are compiled (--what {what}); leave "
+                        "it out")
     spread = region_engines.Spread.read(engine, address, launcher, part, processes, overwrite)
     store = Path(out) if out else store_of(cfg, subset, what)
     images, stored, inputs = _read_inputs(cfg, subset, what, proposals)

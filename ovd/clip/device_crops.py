@@ -20,6 +20,8 @@ from ovd.clip.crops import (
     resized_views,
 )
 
+_STRIP = 1 << 24  # pixels of an image that are resized at a time
+
 
 class DeviceCropper:
     """A :class:`ovd.clip.crops.Cropper` that gives what ``PillowCropper`` gives, up to rounding, and faster.
@@ -82,11 +84,27 @@ class DeviceCropper:
         high_M2 = np.minimum(low_M2 + side * scale_M2, sources_M4[:, 2:] - sources_M4[:, :2])
         crops_MSS3 = np.empty((len(windows_M4), side, side, 3), np.uint8)
         for crop, source, low, high in zip(crops_MSS3, sources_M4.tolist(), low_M2.tolist(), high_M2.tolist()):
-            crop[:] = _resize_view(image.crop(source), side, *low, *high)
+            crop[:] = _resize_view(image, source, side, *low, *high)
         return torch.from_numpy(crops_MSS3).to(self.device)
 
 
-def _resize_view(crop: Image.Image, side: int, left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    """In two steps, since Pillow's own choice of which axis comes first is not the same in all versions."""
-    rows = crop.resize((side, crop.height), Image.Resampling.BICUBIC, (left, 0, right, crop.height))
+def _resize_view(image: Image.Image, source: list[int], side: int, left: float, top: float, right: float,
+                 bottom: float) -> np.ndarray:
+    """In two steps, since Pillow's own choice of which axis comes first is not the same in all versions.
+
+    Rows in strips: a window with much context, of a large image, has more pixels than Pillow lets an image have.
+    """
+    x1, y1, x2, y2 = source
+    step = max(1, _STRIP // (x2 - x1))
+    if step >= y2 - y1:
+        rows = _resize_rows(image.crop(source), side, left, right)
+    else:
+        rows = Image.new("RGB", (side, y2 - y1))
+        for y in range(y1, y2, step):
+            strip = image.crop((x1, y, x2, min(y + step, y2)))
+            rows.paste(_resize_rows(strip, side, left, right), (0, y - y1))
     return np.asarray(rows.resize((side, side), Image.Resampling.BICUBIC, (0, top, side, bottom)))
+
+
+def _resize_rows(strip: Image.Image, side: int, left: float, right: float) -> Image.Image:
+    return strip.resize((side, strip.height), Image.Resampling.BICUBIC, (left, 0, right, strip.height))

@@ -89,9 +89,9 @@ class Objects:
     def encoder(self, clip: ClipModel, batch_size: int | None = None, compiled: bool = False) -> RegionEncoder:
         if not self.masked_attention:
             return RegionEncoder(clip, self.recipe, batch_size, compiled=compiled)
-        tower = MaskedTower(clip, self.upsample)
+        tower = MaskedTower(clip, self.upsample)  # not compiled: torch 2.11 makes code of it that does not compile
         cropper = DeviceCropper(self.recipe, tower.side, clip.device, mask=True)
-        return RegionEncoder(clip, self.recipe, batch_size, cropper, tower, compiled)
+        return RegionEncoder(clip, self.recipe, batch_size, cropper, tower)
 
 
 @dataclass(frozen=True)

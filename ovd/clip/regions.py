@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from ovd.clip.crops import Cropper, CropRecipe, RgbImage, check_boxes
 from ovd.clip.device_crops import DeviceCropper
@@ -68,7 +69,7 @@ class RegionEncoder:
             processor's caches, elsewhere.
         cropper: Replaces the cropper on the CLIP's device.
         tower: Replaces the image tower: the cropper's crops to raw embeddings, float32 ``[M, D]`` on the CLIP's device.
-        compiled: Run the tower through ``torch.compile``.
+        compiled: Run the tower through ``torch.compile``; UserError in the first forward pass where that fails.
 
     Attributes:
         clock: What the tower did, and how long it took for it.
@@ -88,7 +89,7 @@ class RegionEncoder:
                                                 torch.float16 if half else torch.float32)
         self.tower = tower or self._plain_tower
         if compiled:
-            self.tower = torch.compile(self.tower, dynamic=False)
+            self.tower = _compiled(self.tower)
         self.boxes_per_batch = max(1, batch_size // len(recipe.scales))
         self.fixed_shape = on_gpu or compiled
         self.clock = Clock(clip.device)
@@ -179,3 +180,16 @@ class RegionEncoder:
         if not torch.allclose(lengths_N, torch.ones_like(lengths_N), atol=1e-2):
             raise UserError(f"CLIP {self.clip.name} gives embeddings that are not finite or are zero; check its "
                             "weights, and use precision fp32 if it ran in half precision")
+
+
+def _compiled(tower: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    compiled = torch.compile(tower, dynamic=False)
+
+    def run(pixels: Tensor) -> Tensor:
+        try:
+            return compiled(pixels)
+        except TorchDynamoException as error:  # no compiler on this machine, or a tower that it cannot do
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"the image tower could not be compiled ({reason}); pass --compile off") from error
+
+    return run

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from ovd.clip import batched_resize
+from ovd.clip import batched_resize, device_crops
 from ovd.clip.batched_resize import resize_windows
 from ovd.clip.bicubic import resize_window, source_windows
 from ovd.clip.crops import KINDS, CropRecipe, PillowCropper, crop_windows, resized_views
@@ -171,6 +171,20 @@ def test_crops_are_bytes_with_channels_last(way):
 def test_no_boxes_give_no_crops(way, mask):
     crops = DeviceCropper(CropRecipe("warp"), 16, mask=mask, **WAYS[way])(hard(20, 20), np.zeros((0, 4), np.float32))
     assert (crops.shape, crops.dtype) == ((0, 2, 3 + mask, 16, 16), torch.uint8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strips_of_large_windows_change_nothing(kind, monkeypatch):
+    image, boxes, recipe = photo(120, 90), many_boxes(120, 90, 25), CropRecipe(kind)
+    expected = DeviceCropper(recipe, 32)(image, boxes)
+    monkeypatch.setattr(device_crops, "_STRIP", 500)
+    assert torch.equal(DeviceCropper(recipe, 32)(image, boxes), expected)
+
+
+def test_the_context_of_a_large_box_may_have_more_pixels_than_pillow_allows():
+    image, boxes = Image.new("RGB", (5200, 4600), (200, 100, 50)), np.array([[0, 0, 5200, 4600]], np.float32)
+    crop = DeviceCropper(CropRecipe("adaptive", (1.0,)), 32)(image, boxes)[0, 0]
+    assert crop[:, 16, 16].tolist() == [200, 100, 50] and not crop[:, 0].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -3,6 +3,8 @@
 import copy
 import shutil
 from dataclasses import replace
+from functools import partial
+from unittest import mock
 
 import numpy as np
 import open_clip
@@ -108,6 +110,16 @@ def test_a_compiled_tower_gives_the_same_embeddings(clip, scenes):
     plain, compiled = (RegionEncoder(clip, CropRecipe(), 8, compiled=compiled) for compiled in (False, True))
     for image, boxes in scenes:
         np.testing.assert_allclose(compiled(image, boxes), plain(image, boxes), atol=2e-3)
+
+
+def test_a_tower_that_cannot_be_compiled_is_one_clear_error(clip, scenes):
+    def fail(graph, example_inputs):
+        raise RuntimeError("no compiler")
+
+    with mock.patch("torch.compile", partial(torch.compile, backend=fail)):
+        encoder = RegionEncoder(clip, CropRecipe(), 8, compiled=True)
+    with pytest.raises(UserError, match=r"could not be compiled .*--compile off"):
+        encoder(*scenes[0])
 
 
 def test_the_same_sequence_gives_the_same_bytes(clip, scenes):

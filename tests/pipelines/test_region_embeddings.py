@@ -326,6 +326,7 @@ def test_the_command_line_embeds_blocks(world, root):
 
 @pytest.mark.parametrize(("arguments", "says"), [
     ({"what": "blocks", "proposals": "elsewhere"}, "blocks are not made from proposals"),
+    ({"what": "globals", "compile": "on"}, "neither whole images nor masked attention are compiled"),
     ({"options": {"+regions.upsample": 2}}, "belongs to masked attention"),
     ({"options": {**MASKED, "+regions.upsample": 3}}, "cannot be divided by 3"),
     ({"options": {"+regions.masked_attention": True}}, "hold all of the box"),
