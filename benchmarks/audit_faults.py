@@ -25,6 +25,7 @@ import numpy as np
 from figures import print_figure
 from PIL import Image, ImageEnhance
 
+from ovd.data.boxes import corners
 from ovd.evaluation.recall import pairwise_iou
 from ovd.stores.class_heads import ClassHead
 from ovd.vocabulary.prompts import get_style
@@ -131,15 +132,10 @@ def left_out_found(report: dict, left_out: list[dict]) -> list[bool]:
     waiting, found = list(left_out), []
     for entry in report["unannotated"]:
         here = [a for a in waiting if a["image_id"] == entry["image_id"]
-                and pairwise_iou(_corners(entry["box"]), _corners(a["bbox"]))[0, 0] >= 0.5]
+                and pairwise_iou(corners([entry["box"]]), corners([a["bbox"]]))[0, 0] >= 0.5]
         found.append(bool(here))
         waiting = [a for a in waiting if a not in here]
     return found
-
-
-def _corners(box: list[float]) -> np.ndarray:
-    x, y, width, height = box
-    return np.array([[x, y, x + width, y + height]])
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from figures import print_figure
 
+from ovd.data.boxes import corners
 from ovd.evaluation.recall import pairwise_iou
 from pipelines.support import find_support
 
@@ -26,13 +27,8 @@ CONFIG = "configs/shapes/vild.py"
 def right(found: dict, objects: list[dict]) -> list[bool]:
     """Whether each suggestion overlaps one of the objects."""
     return [any(a["image_id"] == record["image_id"] and
-                pairwise_iou(_corners(a["bbox"]), _corners(record["bbox"]))[0, 0] >= 0.5 for a in objects)
+                pairwise_iou(corners([a["bbox"]]), corners([record["bbox"]]))[0, 0] >= 0.5 for a in objects)
             for record in found["annotations"] if record["source"] == "suggestion"]
-
-
-def _corners(box: list[float]) -> np.ndarray:
-    x, y, width, height = box
-    return np.array([[x, y, x + width, y + height]])
 
 
 def main() -> None:
@@ -48,7 +44,7 @@ def main() -> None:
         for name in novel:
             objects = [a for a in contents["annotations"] if a["category_id"] == ids[name]]
             largest = max(objects, key=lambda a: (a["area"], -a["id"]))
-            example = largest["image_id"], tuple(_corners(largest["bbox"])[0].tolist())
+            example = largest["image_id"], tuple(corners([largest["bbox"]])[0].tolist())
             for kind, query in (("example", {"examples": [example]}), ("name", {"text": name})):
                 with contextlib.redirect_stdout(io.StringIO()):
                     out = find_support(CONFIG, name=name, **query, k=args.k, data_root=args.data_root,

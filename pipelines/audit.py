@@ -210,10 +210,11 @@ def _with_missing(findings: "Findings", index: "RegionIndex", proposals: "Region
 
     from tqdm import tqdm
 
+    from ovd.data.boxes import corners
     from ovd.evaluation.audit_missing import MissingFinder
-    from ovd.fewshot.annotated import corners
 
-    annotated: dict[int, np.ndarray] = {image_id: corners(found) for image_id, found in annotations.by_image().items()}
+    annotated: dict[int, np.ndarray] = {image_id: corners([a.bbox for a in found])
+                                        for image_id, found in annotations.by_image().items()}
     finder = MissingFinder(findings.objects, index, findings.likeness(), text, findings.settings.text_weight,
                            findings.settings.k)
     with tqdm(total=len(proposals), desc="proposals", unit=" images") as bar:

@@ -16,6 +16,7 @@ from ovd.clip.crops import CropRecipe
 from ovd.clip.regions import RegionEncoder
 from ovd.clip.towers import load_clip
 from ovd.data.annotations import image_path, load_annotations
+from ovd.data.boxes import corners
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, publish
@@ -94,10 +95,8 @@ def _embed_ground_truth(annotation_file: Path, images: Path, split, encoder: Reg
             if not found:
                 continue
             labels.extend(split.label(names[a.category_id]) for a in found)
-            corners = np.array([a.bbox for a in found], np.float32)
-            corners[:, 2:] += corners[:, :2]
             with Image.open(image_path(image, images)) as picture:
-                yield encoder.cropper(picture.convert("RGB"), corners)
+                yield encoder.crop(picture.convert("RGB"), corners([a.bbox for a in found]))
 
     embedded = encoder.encode(crops())
     if not embedded:

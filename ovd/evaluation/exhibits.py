@@ -11,6 +11,7 @@ from PIL import Image as PilImage
 from pycocotools import mask as coco_mask
 
 from ovd.data.annotations import Annotation, Image, image_path, load_annotations
+from ovd.data.boxes import corners
 from ovd.errors import UserError
 from ovd.evaluation.average_precision import Detections, GroundTruth, class_ap
 from ovd.evaluation.comparison import Instances, draw_comparison
@@ -95,10 +96,8 @@ class Exhibits:
         truth = GroundTruth(self.ann_file, self.split.classes)
         figures = []
         for rows in self.detections.values():
-            boxes = np.array([row.bbox for row in rows], np.float64).reshape(-1, 4)
-            boxes[:, 2:] += boxes[:, :2]
-            columns = Detections(np.array([row.image_id for row in rows], np.int64), boxes,
-                                 np.array([row.score for row in rows]),
+            columns = Detections(np.array([row.image_id for row in rows], np.int64),
+                                 corners([row.bbox for row in rows]), np.array([row.score for row in rows]),
                                  np.array([self.labels[row.category_id] for row in rows], np.int64))
             figures.append(class_ap(truth.precision(columns, iou_thresholds=[0.5], image_ids=list(self.images))))
         counts = np.bincount([self.labels[a.category_id] for found in self.objects.values() for a in found],
@@ -146,13 +145,13 @@ class Exhibits:
     def _truth(self, found: Sequence[Annotation], size: tuple[int, int] | None = None) -> Instances:
         masks = [a.mask() for a in found]
         with_masks = size is not None and all(masks)
-        return Instances(_corners([a.bbox for a in found]),
+        return Instances(corners([a.bbox for a in found]),
                          np.array([self.labels[a.category_id] for a in found], np.int64),
                          masks=decode_masks(masks, size) if with_masks else None)
 
     def _instances(self, rows: Sequence[Found], size: tuple[int, int]) -> Instances:
         masks = [row.segmentation for row in rows]
-        return Instances(_corners([row.bbox for row in rows]),
+        return Instances(corners([row.bbox for row in rows]),
                          np.array([self.labels[row.category_id] for row in rows], np.int64),
                          np.array([row.score for row in rows], np.float64),
                          decode_masks(masks, size) if all(masks) else None)
@@ -179,13 +178,6 @@ def decode_masks(masks: Sequence[list | dict], size: tuple[int, int]) -> np.ndar
             mask = coco_mask.frPyObjects(mask, height, width)
         decoded[index] = coco_mask.decode(mask)
     return decoded
-
-
-def _corners(boxes: Sequence[Sequence[float]]) -> np.ndarray:
-    """Boxes x, y, width, height as float ``[N, 4]`` x1, y1, x2, y2."""
-    corners = np.array(boxes, np.float64).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
-    return corners
 
 
 def _jpeg(picture: np.ndarray) -> bytes:

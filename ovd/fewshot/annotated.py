@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ovd.data.annotations import Annotation, Annotations
+from ovd.data.annotations import Annotations
+from ovd.data.boxes import corners
 from ovd.errors import UserError
 from ovd.stores.region_rows import RowMap, take_rows
 from ovd.stores.shards import RegionStore
@@ -69,7 +70,7 @@ class AnnotatedObjects:
         by_image, found, left_out = annotations.by_image(), [], 0
         for image_id in store.image_ids.tolist():
             wanted = [a for a in by_image[image_id] if a.category_id in label_of and not a.iscrowd]
-            here = _matching(corners(wanted), store.view(image_id).boxes)
+            here = _matching(corners([a.bbox for a in wanted]), store.view(image_id).boxes)
             if here is None:
                 raise UserError(f"{store.path}: its boxes of image {image_id} are not those that {ann_file} has: the "
                                 f"store is not of this file; {REMEDY}")
@@ -77,7 +78,7 @@ class AnnotatedObjects:
             left_out += len(wanted) - len(here)
         columns = np.array([(a.image_id, a.id, label_of[a.category_id]) for a in found], np.int64).T
         image_of = np.repeat(np.arange(len(store)), np.diff(row_map.offsets))
-        return cls(store, tuple(names), *columns, corners(found), row_map, image_of, left_out)
+        return cls(store, tuple(names), *columns, corners([a.bbox for a in found]), row_map, image_of, left_out)
 
     def embeddings(self, rows: np.ndarray) -> np.ndarray:
         """Unit rows float32 ``[len(rows), D]`` of any rows; fast for rows of neighbouring images."""
@@ -89,13 +90,6 @@ class AnnotatedObjects:
         for start in range(0, len(self), size):
             block = slice(start, min(start + size, len(self)))
             yield block, self.embeddings(np.arange(block.start, block.stop))
-
-
-def corners(annotations: Sequence[Annotation]) -> np.ndarray:
-    """Boxes of annotations, float64 ``[N, 4]`` x1, y1, x2, y2."""
-    boxes = np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
 
 
 def _matching(boxes_N4: np.ndarray, stored_M4: np.ndarray) -> list[int] | None:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from ovd.data.annotations import Annotation, Annotations, Image
+from ovd.data.boxes import corners
 from ovd.evaluation.recall import pairwise_iou
-from ovd.fewshot.annotated import corners
 from ovd.fewshot.candidates import SAME_OBJECT, Candidates, Example
 from ovd.vocabulary.classes import canonical
 
@@ -59,5 +59,5 @@ def _image(image: Image) -> dict[str, Any]:
 def _annotated_as(box: np.ndarray, here: Sequence[Annotation], names: Mapping[int, str]) -> str | None:
     if not here:
         return None
-    iou = pairwise_iou([box], corners(here))[0]
+    iou = pairwise_iou([box], corners([a.bbox for a in here]))[0]
     return names[here[int(iou.argmax())].category_id] if iou.max() >= SAME_OBJECT else None

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from ovd.clip.prompts.batches import PairReader
 from ovd.clip.prompts.pairs import MOST_CLASSES, PairFile, append, proposal_pairs, truth_pairs
 from ovd.data.annotations import load_annotations
+from ovd.data.boxes import corners
 from ovd.errors import UserError
 from ovd.stores.manifest import Manifest, current_or_remove, fingerprint_json, publish
 from ovd.stores.shards import RegionStore
@@ -48,8 +49,7 @@ def _write_pairs(path: Path, regions: RegionStore, truth: RegionStore | None, an
             objects = [a for a in by_image.get(image_id, ()) if a.category_id in labels and not a.iscrowd]
             if not objects:
                 continue
-            boxes_G4 = np.array([a.bbox for a in objects], np.float64)
-            boxes_G4[:, 2:] += boxes_G4[:, :2]
+            boxes_G4 = corners([a.bbox for a in objects])
             labels_G = np.array([labels[a.category_id] for a in objects], np.int64)
             pairs = [proposal_pairs(regions.view(image_id).boxes, boxes_G4, labels_G)]
             foreground = int((pairs[0]["label"] >= 0).sum())
