@@ -244,6 +244,7 @@ def _check_images(job: "RegionJob", shards: list[int], quiet: bool) -> int:
     from ovd.data.images import check_image_file
 
     image_ids = [image_id for shard in shards for image_id in job.writer.image_ids(shard)]
+    job.level.verify(image_ids)
     problems, regions = [], 0
     for image_id in tqdm(image_ids, desc="checking images", unit=" images", leave=False, disable=quiet):
         file = job.images[image_id]

@@ -6,6 +6,7 @@ is a region store of its own.
 Shapes: n regions of an image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,6 +40,14 @@ class Level(Protocol):
 
     def choose(self, image_id: int, file: "ImageFile") -> tuple[np.ndarray, np.ndarray]:
         """Boxes ``[n, 4]`` xyxy in pixels and scores ``[n]`` of an image."""
+        ...
+
+    def verify(self, image_ids: Sequence[int]) -> None:
+        """Compare checksums of what the boxes of these images are read from.
+
+        Raises:
+            UserError: It is damaged.
+        """
         ...
 
     def encoder(self, clip: ClipModel, batch_size: int | None = None, compiled: bool = False) -> RegionEncoder:
@@ -86,6 +95,9 @@ class Objects:
                             "of this annotation file?") from None
         return boxes[keep], scores[keep]
 
+    def verify(self, image_ids: Sequence[int]) -> None:
+        self.proposals.verify(self.proposals.shards_of(image_ids))
+
     def encoder(self, clip: ClipModel, batch_size: int | None = None, compiled: bool = False) -> RegionEncoder:
         if not self.masked_attention:
             return RegionEncoder(clip, self.recipe, batch_size, compiled=compiled)
@@ -112,6 +124,9 @@ class Blocks:
         boxes = block_boxes(file.width, file.height, self.side)
         return boxes, np.ones(len(boxes), np.float32)
 
+    def verify(self, image_ids: Sequence[int]) -> None:
+        """Blocks are not read from anywhere."""
+
     def encoder(self, clip: ClipModel, batch_size: int | None = None, compiled: bool = False) -> RegionEncoder:
         return RegionEncoder(clip, CropRecipe("warp", (1.0,), "nearest"), batch_size, compiled=compiled)
 
@@ -135,6 +150,9 @@ class Globals:
             raise UserError(f"{file.path}: is {file.width} x {file.height}, and this CLIP's patches have {self.least} "
                             f"pixels: leave image {image_id} out of the annotations")
         return np.array([[0, 0, file.width, file.height]], np.float32), np.ones(1, np.float32)
+
+    def verify(self, image_ids: Sequence[int]) -> None:
+        """Whole images are not read from anywhere."""
 
     def encoder(self, clip: ClipModel, batch_size: int | None = None, compiled: bool = False) -> RegionEncoder:
         recipe = CropRecipe("warp", (1.0,), "nearest")  # images of many sizes: one at a time, and nothing to compile

@@ -337,6 +337,17 @@ def test_levels_that_do_not_fit_are_refused_before_there_is_a_store(world, argum
     assert not (world / "regions" / "train").exists() and not (world / "blocks").exists()
 
 
+def test_damaged_proposals_are_refused_before_any_work(world):
+    (shard,) = (world / "proposals" / "train").glob("shard-*.h5")
+    content = bytearray(shard.read_bytes())
+    box = RegionStore(world / "proposals" / "train")[1].boxes[0].tobytes()
+    content[content.index(box)] ^= 1  # the last bit of a coordinate: nothing else would tell
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=r"proposals/train/shard-.*checksum"):
+        embed(world)
+    assert not shard_bytes(world / "regions" / "train")
+
+
 def test_boxes_outside_their_image_are_refused_before_any_work(world):
     ids = RegionStore(world / "proposals" / "train").image_ids.tolist()
     writer = RegionStore.create(world / "proposals" / "far", "proposals", ids)
