@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ovd.evaluation.average_precision import GroundTruth
-from ovd.stores.atomic import atomic_write
+from ovd.stores.atomic import atomic_write, write_bytes
 
 
 def save_metrics(folder: str | os.PathLike, metrics: Mapping[str, float], marks: Mapping[str, bool]) -> Path:
     """Write ``metrics.json`` into ``folder``: the figures (null for NaN) and ``marks``; returns its path."""
     path = Path(folder, "metrics.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figures = {name: None if math.isnan(value) else value for name, value in metrics.items()}
-    path.write_text(json.dumps({**figures, **marks}, indent=1) + "\n")
+    write_bytes(path, (json.dumps({**figures, **marks}, indent=1) + "\n").encode())
     return path
 
 
