@@ -22,7 +22,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,9 +182,10 @@ def contents(folder: Path) -> dict[str, str]:
             continue
         data = file.read_bytes()
         if file.name.endswith("manifest.json"):
-            manifest = json.loads(data)
-            del manifest["wall_seconds"], manifest["code_version"]
-            data = json.dumps(manifest, sort_keys=True).encode()
+            with suppress(ValueError):  # a torn one is told by its digest
+                manifest = json.loads(data)
+                del manifest["wall_seconds"], manifest["code_version"]
+                data = json.dumps(manifest, sort_keys=True).encode()
         found[str(name)] = hashlib.sha256(data).hexdigest()
     return found
 
@@ -286,7 +287,7 @@ def _arrange(request: dict, libc: ctypes.CDLL) -> None:
     system of that size, with what the folder holds, in its place; afterwards the folder holds what is on it.
     ``obeys_permissions``: root may not write where permission bits say no. ``signal_at``: ``[number, folder, signal]``
     sends the signal to the whole run just before the given one of its steps below the folder: a file opened for
-    writing, renamed, removed, a folder made or removed.
+    writing, the first byte written to it, a file renamed or removed, a folder made or removed.
     """
     if "disk" in request:
         _use_small_disk(Path(request["disk"]["at"]), request["disk"]["bytes"], libc)
@@ -341,20 +342,30 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _signal_at(number: int, folder: str, signal_number: int) -> None:
-    taken = 0
+    taken, opening = 0, False
+
+    def step() -> None:
+        nonlocal taken
+        taken += 1
+        if taken == number:
+            os.killpg(0, signal_number)
 
     def hook(event: str, arguments: tuple) -> None:
-        nonlocal taken
-        if event == "open":
+        nonlocal opening
+        if event == "open" and not opening:
             path = arguments[0] if arguments[2] & _WRITING else None
         elif event in _STEPS:
             path = arguments[_STEPS[event]]
         else:
             return
-        if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(folder):
-            taken += 1
-            if taken == number:
-                os.killpg(0, signal_number)
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path).startswith(folder):
+            return
+        step()
+        if event == "open":
+            if taken == number - 1 and signal_number == signal.SIGKILL:  # it dies with the file opened
+                opening = True
+                os.open(path, arguments[2], 0o644)
+            step()
 
     sys.addaudithook(hook)
 
