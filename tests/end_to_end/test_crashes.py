@@ -66,7 +66,7 @@ def test_killed_before_each_step_of_its_writing_it_ends_with_the_same_bytes(cras
     """
     stage, step = crashes.begin(name), 0
     while True:
-        step += 1 + step // 10
+        step += 1 + step // 6
         ended = crashes.launcher.finish(stage.argv, signal_at=[step, str(crashes.world), signal.SIGKILL])
         story = f"{name}, killed before step {step}"
         if not ended.killed:
