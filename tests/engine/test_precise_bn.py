@@ -72,7 +72,8 @@ def test_statistics_are_those_of_everything_that_was_seen(sizes, offset, seed):
     assert recompute_statistics(nn.Sequential(layer), batches, layer) == (1, len(batches))
     everything = torch.cat([batch.transpose(0, 1).reshape(3, -1) for batch in batches], dim=1).double()
     torch.testing.assert_close(layer.running_mean, everything.mean(1).float())
-    torch.testing.assert_close(layer.running_var, everything.var(1).float(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(layer.running_var, everything.var(1).float(), rtol=1e-4,
+                               atol=1e-6 + 4e-7 * abs(offset))  # a mean in float32 is no nearer
     assert int(layer.num_batches_tracked) == 0
 
 
