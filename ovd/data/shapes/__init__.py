@@ -1,1 +1,1 @@
-"""The embedded benchmark: rendered scenes of patterned, coloured shapes, with annotations as COCO and LVIS have them."""
+"""The embedded benchmark: rendered scenes of patterned, coloured shapes, annotated as COCO and LVIS are."""

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from ovd.data.shapes.render import SceneObject, render_scene
-from ovd.data.shapes.world import TRAIN_WEIGHT, ShapeClass, world_classes, supervised_split, world_split
+from ovd.data.shapes.world import TRAIN_WEIGHT, ShapeClass, supervised_split, world_classes, world_split
 from ovd.engine.workers import run_tasks
 from ovd.stores.atomic import atomic_write
 

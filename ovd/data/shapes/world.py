@@ -88,8 +88,8 @@ def world_split() -> dict:
         return [c.name for c in classes if c.kind == kind]
 
     combination, shape = of_kind(COMBINATION), of_kind(SHAPE)
-    return {"name": "shapes", "dataset": "custom", "base": of_kind("base"), "novel": combination + shape, "excluded": [],
-            "groups": {COMBINATION: combination, SHAPE: shape}}
+    return {"name": "shapes", "dataset": "custom", "base": of_kind("base"), "novel": combination + shape,
+            "excluded": [], "groups": {COMBINATION: combination, SHAPE: shape}}
 
 
 def supervised_split() -> dict:
