@@ -10,7 +10,6 @@ source), with a manifest beside each.
 """
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from msgspec.structs import replace as with_fields
 
 from ovd.data.annotation_table import AnnotationTable, read_table
 from ovd.data.annotations import Image
+from ovd.engine.workers import available_cores
 from ovd.errors import UserError, nearest
 from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, publish
 from ovd.vocabulary import official
@@ -262,7 +262,7 @@ def _check_counts(source: Path, split: Split, subset: str, loaded: AnnotationTab
 
 def reading_processes(source: Path) -> int:
     """Processes that read a file: one until half a gigabyte, where another one takes longer to start than it saves."""
-    return max(1, min(4, os.cpu_count() or 1, source.stat().st_size >> 28))
+    return max(1, min(4, available_cores(), source.stat().st_size >> 28))
 
 
 def _from_manifest(target: Path) -> Built:

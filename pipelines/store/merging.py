@@ -1,7 +1,6 @@
 """``ovd store merge``: stores of different images become one, as if a single run had made it."""
 
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ovd.engine.workers import available_cores
 from ovd.errors import UserError
 from ovd.stores.manifest import current_or_remove, fingerprint, fingerprint_json
 from ovd.stores.shards import RegionStore
@@ -77,7 +77,7 @@ def merge(parts: Sequence[str | Path], out: str | Path, images_per_shard: int | 
             return len(wanted)
 
         images = sum(len(writer.image_ids(shard)) for shard in missing)
-        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool, \
+        with ThreadPoolExecutor(min(THREADS, available_cores())) as pool, \
                 tqdm(total=images, desc="merging", unit=" images") as bar:
             try:
                 for done in pool.map(write, missing):
