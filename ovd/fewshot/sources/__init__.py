@@ -1,0 +1,46 @@
+"""Class heads from a few boxes' vectors, one function a method, and from the rows of trained checkpoints.
+
+``METHODS`` has them by name. Each is ``method(supports, **settings) -> ClassHead``; :func:`from_supports` is the door.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ovd.errors import UserError, nearest
+from ovd.fewshot.sources.metric import prototype
+from ovd.fewshot.sources.supports import Supports
+from ovd.stores.class_heads import ClassHead
+
+METHODS: dict[str, Callable[..., ClassHead]] = {"prototype": prototype}
+
+
+def from_supports(vectors_SD: Tensor, class_of_S: Tensor, names: Sequence[str], method: str = "prototype", *,
+                  scale: float = 100.0, stats: Mapping[str, Any] | None = None,
+                  provenance: Sequence[Mapping[str, Any]] = (), **settings: Any) -> ClassHead:
+    """A class head of ``names`` from support vectors.
+
+    Args:
+        vectors_SD: ``[S, D]``, in the space of the embeddings that will be scored; normalised here.
+        class_of_S: ``[S]``, positions in ``names``. Any number of vectors a class, and each class its own.
+        method: One of ``METHODS``.
+        scale: Of the head; the CLIP's own, so that it stands beside text classes.
+        stats: Of the head: ``{"clip": fingerprint}`` (see :attr:`ClassHead.space`).
+        provenance: For each class, where its vectors come from; the method and its settings are added.
+        settings: Of the method; see its function.
+
+    Raises:
+        UserError: Unknown method or setting; a class without vectors, twice the same name, NaN, vectors of zeros; a
+            text or base head of another space or width.
+    """
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r} for classes from boxes{nearest(method, METHODS)}")
+    known = [name for name, p in inspect.signature(METHODS[method]).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for name in settings:
+        if name not in known:
+            hint = nearest(name, known) if known else "; it has none"
+            raise UserError(f"method {method!r}: unknown setting {name!r}{hint}")
+    supports = Supports(vectors_SD, class_of_S, tuple(names), scale, stats or {}, provenance)
+    return METHODS[method](supports, **settings)
