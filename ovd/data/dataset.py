@@ -2,6 +2,7 @@
 
 import colorsys
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -145,14 +146,17 @@ class OpenVocabDataset(BaseDetDataset):
         return {**record, "region_store": self.stores.get("region_store"), **self.stores}
 
     def prepare_data(self, idx: int) -> dict | None:
-        """An image through the pipeline.
+        """An image through the pipeline (:meth:`process`)."""
+        return self.process(self.get_data_info(idx))
+
+    def process(self, record: dict, pipeline: Callable[[dict], dict | None] | None = None) -> dict | None:
+        """A record of :meth:`get_data_info` (some of its instances, perhaps) through the pipeline, or another one.
 
         Raises:
             UserError: The decoded image has another size than its annotations say (the boxes would not fit it).
         """
-        record = self.get_data_info(idx)
         stated, path = (record["height"], record["width"]), record["img_path"]
-        packed = self.pipeline(record)
+        packed = (pipeline or self.pipeline)(record)
         found = packed["data_samples"].get("ori_shape", stated) if packed and "data_samples" in packed else stated
         if tuple(found[:2]) != stated:
             raise UserError(f"{path}: is {found[1]} x {found[0]} as decoded, {self.ann_file} says {stated[1]} x "
@@ -162,7 +166,11 @@ class OpenVocabDataset(BaseDetDataset):
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Labels in the image, for repeat factor sampling."""
-        return [instance["bbox_label"] for instance in super().get_data_info(idx)["instances"]]
+        return [instance["bbox_label"] for instance in self.get_instances(idx)]
+
+    def get_instances(self, idx: int) -> list[dict]:
+        """The image's instances as :meth:`load_data_list` made them, without a look at its file."""
+        return super().get_data_info(idx)["instances"]
 
 
 def _check_images_exist(records: list[dict], ann_file: str) -> None:
