@@ -109,6 +109,8 @@ def shrink(cfg: Config, num_classes: int) -> None:
             part["size"] = (SIDE, SIDE)
         elif kind == "OpenVocabDataset":
             part["serialize_data"] = False
+        elif kind == "EpisodeDataset":
+            part.update(n_way=2, k_shot=2, n_query=1)
         elif kind == "PreciseBNHook":
             part["batches"] = 1
     if cfg.model.neck.in_channels == [256, 512, 1024, 2048]:  # not where a tower brings its own weights
@@ -121,6 +123,8 @@ def shrink(cfg: Config, num_classes: int) -> None:
     for loader, size in ((cfg.train_dataloader, 2), (cfg.get("test_dataloader"), 1)):
         if loader:
             loader.update(num_workers=0, persistent_workers=False, pin_memory=False, batch_size=size)
+            if loader.get("collate_fn"):
+                loader.batch_size = 1  # a batch is an episode
     if cfg.get("train_cfg"):
         cfg.train_cfg.update({"max_iters": 1} if "max_iters" in cfg.train_cfg else {"max_epochs": 1})
     cfg.default_hooks.checkpoint.update(interval=10**6, save_last=False)
