@@ -154,6 +154,12 @@ _NOVEL_15 = (
     "airplane", "train", "parking meter", "cat", "bear", "suitcase", "frisbee", "snowboard", "fork", "sandwich",
     "hot dog", "toilet", "mouse", "toaster", "hair drier",
 )  # fmt: skip
+# The 20 classes of PASCAL VOC by COCO's names: TFA's novel classes (Wang et al., "Frustratingly Simple Few-Shot Object
+# Detection"), and those of the works that compare with it.
+_NOVEL_20 = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "boat", "bird", "cat", "dog", "horse",
+    "sheep", "cow", "bottle", "chair", "couch", "potted plant", "dining table", "tv",
+)  # fmt: skip
 # Kang et al., "Few-shot Object Detection via Feature Reweighting"; TFA uses the same.
 _VOC_NOVEL = (
     ("bird", "bus", "cow", "motorbike", "sofa"),
@@ -177,6 +183,7 @@ SPLITS: dict[str, Split] = {
     for split in (
         Split("48_17", "coco", _without(COCO_NAMES, _NOVEL_17, _EXCLUDED_15), _NOVEL_17, _EXCLUDED_15),
         Split("65_15", "coco", _without(COCO_NAMES, _NOVEL_15), _NOVEL_15),
+        Split("60_20", "coco", _without(COCO_NAMES, _NOVEL_20), _NOVEL_20),
         Split("coco", "coco", COCO_NAMES),
         Split("866_337", "lvis_v1", _lvis("cf"), _lvis("r")),
         Split("lvis_v1", "lvis_v1", LVIS_NAMES),

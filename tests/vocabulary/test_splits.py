@@ -36,6 +36,17 @@ def test_65_15_has_the_published_positions():
     assert len(split.base) == 65 and not split.excluded
 
 
+def test_the_novel_classes_of_60_20_are_those_of_voc():
+    """VOC's names against COCO's, pair by pair; six are spelled otherwise."""
+    spelled = {"aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
+               "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv"}
+    split = get_split("60_20")
+    assert set(split.novel) == {spelled.get(name, name) for name in VOC_NAMES} and len(split.novel) == 20
+    assert set(split.classes) == set(COCO_NAMES) and len(split.base) == 60 and not split.excluded
+    for group in (split.base, split.novel):
+        assert list(group) == sorted(group, key=COCO_NAMES.index)
+
+
 def test_866_337_is_split_by_frequency_in_id_order():
     split = get_split("866_337")
     assert list(split.novel) == [c.name for c in LVIS_V1 if c.frequency == "r"]
