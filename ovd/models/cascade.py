@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ovd.errors import UserError
 from ovd.models.losses import RegionDistillationLoss
-from ovd.models.region_detection import RegionDetection, RegionLogits, check_weights, full_precision
+from ovd.models.region_detection import RegionDetection, RegionEmbeddings, check_weights, full_precision
 from ovd.models.vild_head import ViLDBBoxHead, ViLDImageHead
 from ovd.models.vild_roi_head import (
     check_mode,
@@ -158,7 +158,7 @@ class ViLDCascadeRoIHead(RegionDetection, CascadeRoIHead):
             refined[rows, 1:] = self.bbox_head[stage].decode(rois[rows], deltas_N4[rows], meta["img_shape"])
         return refined
 
-    def region_logits(self, x: tuple[Tensor], rois: Tensor, metas: list[dict]) -> RegionLogits:
+    def region_embeddings(self, x: tuple[Tensor], rois: Tensor, metas: list[dict]) -> RegionEmbeddings:
         stages = []
         deltas = None
         for stage in range(self.num_stages):
@@ -166,6 +166,7 @@ class ViLDCascadeRoIHead(RegionDetection, CascadeRoIHead):
                 rois = self._refine(stage - 1, rois, deltas, metas)
             extractor = self.bbox_roi_extractor[stage]
             features = extractor(x[:extractor.num_inputs], rois)
-            logits, deltas = self.bbox_head[stage](features)
-            stages.append((logits, *(head(features) for head in self.image_head[stage:stage + 1])))
-        return RegionLogits(tuple(stages), rois, deltas)
+            embeddings, deltas = self.bbox_head[stage].regions(features)
+            image_heads = self.image_head[stage:stage + 1]
+            stages.append((embeddings, *(head.embed(head.trunk(features)) for head in image_heads)))
+        return RegionEmbeddings(tuple(stages), rois, deltas)

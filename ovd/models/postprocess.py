@@ -41,6 +41,22 @@ def class_wise_nms(boxes_N4: Tensor, scores_NC: Tensor, score_thr: float, iou_th
     return InstanceData(bboxes=boxes_N4[rows], scores=top_scores[keep], labels=labels, roi_index=rows)
 
 
+def nms_with_budgets(boxes_N4: Tensor, scores_NC: Tensor, is_base_C: Tensor, score_thr: float, iou_threshold: float,
+                     max_per_image: int) -> InstanceData:
+    """As :func:`class_wise_nms`, with ``max_per_image`` detections of base classes and as many of the others.
+
+    So detections of base classes do not depend on which other classes there are.
+    """
+    parts = []
+    for chosen_C in (is_base_C, ~is_base_C):
+        labels_c = chosen_C.nonzero().squeeze(1)
+        part = class_wise_nms(boxes_N4, scores_NC[:, labels_c].contiguous(), score_thr, iou_threshold, max_per_image)
+        part.labels = labels_c[part.labels]
+        parts.append(part)
+    found = InstanceData.cat(parts)
+    return found[found.scores.argsort(descending=True, stable=True)]
+
+
 def suppress(boxes_M4: Tensor, scores_M: Tensor, labels_M: Tensor, iou_threshold: float) -> Tensor:
     """Rows that survive suppression within each class, long ``[m]``, by falling score.
 

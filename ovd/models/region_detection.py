@@ -16,23 +16,24 @@ from torch import Tensor
 from ovd.errors import UserError
 from ovd.models.classifier import CosineClassifier
 from ovd.models.fusion import base_novel_weights, geometric_fusion
-from ovd.models.postprocess import class_wise_nms
+from ovd.models.postprocess import class_wise_nms, nms_with_budgets
 from ovd.models.vild_head import ViLDBBoxHead, ViLDImageHead, one_label
 from ovd.stores.class_heads import ClassHead
 
 MODES = ("text", "image", "both", "ensemble")
+SCORES = ("softmax", "independent")
 
 # from RoIs [N, 5] (image index, xyxy in input pixels) to a further opinion on them, probabilities [N, C]
 Rescore = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class RegionLogits:
-    """What the heads say about N regions.
+class RegionEmbeddings:
+    """What the heads see in N regions, whatever the vocabulary.
 
     Attributes:
-        stages: For each stage of a cascade (a plain head has one), the text head's logits ``[N, K]`` and, where there
-            is an image head, that one's ``[N, C]``.
+        stages: For each stage of a cascade (a plain head has one), the text head's unit embeddings ``[N, D]`` and,
+            where there is an image head, that one's.
         rois_N5: What the last stage looked at: image index, xyxy in input pixels.
         deltas_N4: The last stage's refinement of these.
     """
@@ -40,6 +41,14 @@ class RegionLogits:
     stages: tuple[tuple[Tensor, ...], ...]
     rois_N5: Tensor
     deltas_N4: Tensor
+
+
+@dataclass(frozen=True)
+class RegionEvidence:
+    """Regions of a batch of images, seen and not yet named: how many each image has, and what the heads see in them."""
+
+    found: RegionEmbeddings
+    sizes: tuple[int, ...]
 
 
 class RegionDetection:
@@ -56,6 +65,10 @@ class RegionDetection:
     - ``fixed_lambda``: one w for all classes instead, for vocabularies of which few names are base by name (DetPro's
       transfer to other datasets: 0.6);
     - ``rescore_alpha``, ``rescore_beta``: a for base classes and for the others (0.35 and 0.65, F-VLM's on LVIS).
+
+    ``scores="independent"`` there lets a class that was added compete with the base classes and the background only,
+    and gives added classes a budget of detections of their own: base classes keep their detections, to the bit,
+    whatever is added (:meth:`CosineClassifier.probabilities`). The default is ``"softmax"``, over all classes.
     """
 
     @property
@@ -68,9 +81,19 @@ class RegionDetection:
         """The ensemble's image heads, by stage; empty without one."""
         raise NotImplementedError
 
-    def region_logits(self, x: tuple[Tensor], rois: Tensor, metas: list[dict]) -> RegionLogits:
-        """Pass RoIs ``[N, 5]`` through all heads."""
+    def region_embeddings(self, x: tuple[Tensor], rois: Tensor, metas: list[dict]) -> RegionEmbeddings:
+        """Pass RoIs ``[N, 5]`` through all heads, up to their classifiers.
+
+        Args:
+            x: FPN levels in full precision.
+        """
         raise NotImplementedError
+
+    def _logits(self, found: RegionEmbeddings) -> tuple[tuple[Tensor, ...], ...]:
+        """Logits of every stage: the text head's ``[N, K]`` and, with an image head, that one's ``[N, C]``."""
+        heads = [self.text_heads, self.image_heads] if self.image_heads else [self.text_heads]
+        return tuple(tuple(head.classifier(embeddings_ND) for head, embeddings_ND in zip(stage, embeddings))
+                     for stage, embeddings in zip(zip(*heads), found.stages))
 
     @property
     def classifier(self) -> CosineClassifier:
@@ -90,8 +113,8 @@ class RegionDetection:
             x: FPN levels.
             rois: ``[N, 5]``: image index, xyxy in input pixels.
         """
-        found = self.region_logits(full_precision(x), rois, [sample.metainfo for sample in batch_data_samples])
-        return self._fuse(found.stages, None if rescore is None else rescore(found.rois_N5)), found.deltas_N4
+        found = self.region_embeddings(full_precision(x), rois, [sample.metainfo for sample in batch_data_samples])
+        return self._fuse(self._logits(found), None if rescore is None else rescore(found.rois_N5)), found.deltas_N4
 
     def _fuse(self, stages: tuple[tuple[Tensor, ...], ...], opinion_NC: Tensor | None) -> Tensor:
         """Logits of heads and stages, and a further opinion, to probabilities ``[N, C]`` in the logits' precision."""
@@ -103,11 +126,16 @@ class RegionDetection:
                                       1 - self.test_cfg.get("rescore_beta", 0.65))
         return geometric_fusion(scores_NC, opinion_NC, weight_C)
 
+    @property
+    def independent(self) -> bool:
+        """Whether added classes leave those of base classes alone."""
+        return self.test_cfg.get("scores", "softmax") == "independent"
+
     def _fuse_heads(self, logits: tuple[Tensor, ...], is_base_C: Tensor) -> Tensor:
-        text_NC = self.classifier.probabilities(logits[0])
+        text_NC = self.classifier.probabilities(logits[0], self.independent)
         if len(logits) == 1:
             return text_NC
-        image_NC = self.image_heads[0].classifier.probabilities(logits[1])
+        image_NC = self.image_heads[0].classifier.probabilities(logits[1], self.independent)
         weight = self.test_cfg.get("fixed_lambda")
         if weight is None:
             score_lambda = self.test_cfg.get("score_lambda", 2 / 3)
@@ -136,11 +164,11 @@ class RegionDetection:
         rois = bbox2roi(proposals + gt_boxes)
         if gt_boxes:
             rois[:, 0] %= len(proposals)
-        found = self.region_logits(x, rois, metas)
+        found = self.region_embeddings(x, rois, metas)
+        logits = self._logits(found)
         opinion_NC = None if rescore is None else rescore(found.rois_N5)
         sizes = [len(boxes) for boxes in proposals + gt_boxes]
-        split = [tensor.split(sizes) for tensor in (found.rois_N5, self._fuse(found.stages, opinion_NC),
-                                                    found.deltas_N4)]
+        split = [tensor.split(sizes) for tensor in (found.rois_N5, self._fuse(logits, opinion_NC), found.deltas_N4)]
         results = [self._detect(*image) for image in zip(*split, metas)]
         if diagnose:
             for sample, meta, rois_n5, scores_nC, deltas_n4 in zip(batch_data_samples, metas, *split):
@@ -148,7 +176,7 @@ class RegionDetection:
                 voted.bboxes = _rescaled(voted.bboxes, meta) if rescale else voted.bboxes
                 del voted.roi_index
                 sample.pred_one_label = voted
-            self._classify_gt(found.stages, opinion_NC, batch_data_samples, [len(boxes) for boxes in gt_boxes])
+            self._classify_gt(logits, opinion_NC, batch_data_samples, [len(boxes) for boxes in gt_boxes])
         if self.with_mask:
             self._add_masks(x, metas, results, rescale)
         else:
@@ -156,6 +184,28 @@ class RegionDetection:
                 result.bboxes = _rescaled(result.bboxes, meta) if rescale else result.bboxes
         for result in results:
             del result.roi_index
+        return results
+
+    def evidence(self, x: tuple[Tensor], boxes: list[Tensor], metas: list[dict]) -> RegionEvidence:
+        """All about boxes in input pixels (``[n, 4]`` for each image) that does not depend on the vocabulary.
+
+        Args:
+            x: FPN levels.
+        """
+        found = self.region_embeddings(full_precision(x), bbox2roi(boxes), metas)
+        return RegionEvidence(found, tuple(map(len, boxes)))
+
+    def detect(self, evidence: RegionEvidence, metas: list[dict], rescale: bool = True) -> InstanceList:
+        """Detections of the current vocabulary in each image: ``bboxes``, ``scores``, ``labels``; no masks."""
+        found = evidence.found
+        scores_NC = self._fuse(self._logits(found), None)
+        results = []
+        for *image, meta in zip(*(tensor.split(evidence.sizes) for tensor in (found.rois_N5, scores_NC,
+                                                                              found.deltas_N4)), metas):
+            result = self._detect(*image, meta)
+            result.bboxes = _rescaled(result.bboxes, meta) if rescale else result.bboxes
+            del result.roi_index
+            results.append(result)
         return results
 
     def _classify_gt(self, stages: tuple[tuple[Tensor, ...], ...], opinion_NC: Tensor | None, samples: SampleList,
@@ -187,7 +237,10 @@ class RegionDetection:
         """Detections of one image in input pixels."""
         boxes_N4 = self.text_heads[-1].decode(rois_N5, deltas_N4, meta["img_shape"])
         cfg = self.test_cfg
-        return class_wise_nms(boxes_N4, scores_NC, cfg.score_thr, cfg.nms["iou_threshold"], cfg.max_per_img)
+        settings = (cfg.score_thr, cfg.nms["iou_threshold"], cfg.max_per_img)
+        if self.independent:
+            return nms_with_budgets(boxes_N4, scores_NC, self.classifier.is_base, *settings)
+        return class_wise_nms(boxes_N4, scores_NC, *settings)
 
 
 def full_precision(levels: tuple[Tensor]) -> tuple[Tensor]:
@@ -197,11 +250,13 @@ def full_precision(levels: tuple[Tensor]) -> tuple[Tensor]:
 
 
 def check_weights(test_cfg: dict | None) -> None:
-    """Refuse weights of the score fusion outside [0, 1].
+    """Refuse weights of the score fusion outside [0, 1], and unknown kinds of scores.
 
     Raises:
         UserError: Names the setting.
     """
+    if (scores := (test_cfg or {}).get("scores", "softmax")) not in SCORES:
+        raise UserError(f"test_cfg.rcnn.scores={scores!r} is not one of {', '.join(SCORES)}")
     for name in ("score_lambda", "fixed_lambda", "rescore_alpha", "rescore_beta"):
         value = (test_cfg or {}).get(name)
         if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):

@@ -1,14 +1,16 @@
 """The detector: Mask R-CNN whose classes are given by a class head."""
 
+import torch.nn.functional as F
 from mmdet.models.detectors import MaskRCNN
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
+from mmdet.utils import InstanceList
 from torch import Tensor
 
 from ovd.errors import UserError
 from ovd.models.cached_clip import CachedClipScore
 from ovd.models.dense_clip import rgb_images
-from ovd.models.region_detection import MODES, Rescore
+from ovd.models.region_detection import MODES, RegionEvidence, Rescore
 from ovd.models.vild_roi_head import ViLDRoIHead
 from ovd.stores.class_heads import ClassHead
 
@@ -79,12 +81,40 @@ class ViLD(MaskRCNN):
         """The data samples with ``pred_instances`` (see :meth:`ViLDRoIHead.predict`); proposals that they already have
         are used."""
         x = self.extract_feat(batch_inputs)
-        if self.cached_clip is not None:
-            proposals = self.cached_clip.proposals(batch_data_samples)
-        elif batch_data_samples[0].get("proposals") is None:
-            proposals = self.rpn_head.predict(x, batch_data_samples, rescale=False)
-        else:
-            proposals = [sample.proposals for sample in batch_data_samples]
+        proposals = self._proposals(x, batch_data_samples)
         results = self.roi_head.predict(x, proposals, batch_data_samples, rescale=rescale,
                                         rescore=self.rescorer(batch_inputs, batch_data_samples))
         return self.add_pred_to_datasample(batch_data_samples, results)
+
+    def _proposals(self, x: tuple[Tensor], batch_data_samples: SampleList) -> InstanceList:
+        if self.cached_clip is not None:
+            return self.cached_clip.proposals(batch_data_samples)
+        if batch_data_samples[0].get("proposals") is None:
+            return self.rpn_head.predict(x, batch_data_samples, rescale=False)
+        return [sample.proposals for sample in batch_data_samples]
+
+    def evidence(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> RegionEvidence:
+        """What a batch of images shows, whatever the vocabulary: many class heads are tried on it in one pass.
+
+        Raises:
+            UserError: The detector has a further opinion, which depends on the vocabulary.
+        """
+        if self.cached_clip is not None or self.dense_clip is not None:
+            raise UserError("model: dense_clip and cached_clip are of one vocabulary: leave them out to try several")
+        x = self.extract_feat(batch_inputs)
+        boxes = [found.bboxes for found in self._proposals(x, batch_data_samples)]
+        return self.roi_head.evidence(x, boxes, [sample.metainfo for sample in batch_data_samples])
+
+    def detect(self, evidence: RegionEvidence, batch_data_samples: SampleList) -> InstanceList:
+        """Detections of the current class head in original pixels, without masks: :meth:`predict` but for these."""
+        return self.roi_head.detect(evidence, [sample.metainfo for sample in batch_data_samples])
+
+    def embed_boxes(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Tensor:
+        """Unit embeddings ``[n, D]`` of the boxes in ``gt_instances`` (input pixels), image after image.
+
+        They are what the detector compares with its class head: of several heads and stages the normalised mean.
+        """
+        x = self.extract_feat(batch_inputs)
+        boxes = [sample.gt_instances.bboxes for sample in batch_data_samples]
+        stages = self.roi_head.evidence(x, boxes, [sample.metainfo for sample in batch_data_samples]).found.stages
+        return F.normalize(sum(embeddings for stage in stages for embeddings in stage), dim=-1)

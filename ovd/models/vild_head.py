@@ -58,8 +58,13 @@ class ViLDBBoxHead(ConvFCBBoxHead):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """RoI features to logits ``[N, K]`` and box deltas ``[N, 4]``."""
+        embeddings_ND, deltas_N4 = self.regions(features)
+        return self.classifier(embeddings_ND), deltas_N4
+
+    def regions(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """RoI features to unit embeddings ``[N, D]`` and box deltas ``[N, 4]``."""
         trunk = self.trunk(features)
-        return self.classifier(self.embed(trunk)), self.fc_reg(trunk)
+        return self.embed(trunk), self.fc_reg(trunk)
 
     def decode(self, rois: Tensor, deltas_N4: Tensor, img_shape: tuple[int, int]) -> Tensor:
         """Refined boxes ``[N, 4]`` in input pixels, clipped to the image.

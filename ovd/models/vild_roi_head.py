@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ovd.errors import UserError
 from ovd.models.losses import RegionDistillationLoss
-from ovd.models.region_detection import MODES, RegionDetection, RegionLogits, check_weights, full_precision
+from ovd.models.region_detection import MODES, RegionDetection, RegionEmbeddings, check_weights, full_precision
 from ovd.models.vild_head import ViLDBBoxHead, ViLDImageHead
 
 
@@ -106,10 +106,11 @@ class ViLDRoIHead(RegionDetection, StandardRoIHead):
             losses["loss_distill"] = self.distillation(student_RD, teacher_of(regions))
         return {"loss_bbox": losses, "bbox_feats": features[:len(rois)]}
 
-    def region_logits(self, x: tuple[Tensor], rois: Tensor, metas: list[dict]) -> RegionLogits:
+    def region_embeddings(self, x: tuple[Tensor], rois: Tensor, metas: list[dict]) -> RegionEmbeddings:
         features = self.bbox_roi_extractor(x[:self.bbox_roi_extractor.num_inputs], rois)
-        logits, deltas = self.bbox_head(features)
-        return RegionLogits(((logits, *(head(features) for head in self.image_heads)),), rois, deltas)
+        embeddings, deltas = self.bbox_head.regions(features)
+        seen = (embeddings, *(head.embed(head.trunk(features)) for head in self.image_heads))
+        return RegionEmbeddings((seen,), rois, deltas)
 
 
 def pass_heads(text_head: ViLDBBoxHead, image_head: ViLDImageHead | None, features: Tensor, count: int,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.models.layers import multiclass_nms
 
-from ovd.models.postprocess import class_wise_nms
+from ovd.models.postprocess import class_wise_nms, nms_with_budgets
 from ovd.models.vild_head import one_label
 
 
@@ -87,3 +87,17 @@ def test_one_label_keeps_the_highest_class_of_each_row(classes):
     assert (kept.count_nonzero(dim=1) == 1).all()
     assert torch.equal(kept.max(1).values, scores_NC.max(1).values)
     assert torch.equal(kept.argmax(1), scores_NC.argmax(1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(base=st.integers(0, 4), added=st.integers(0, 4), limit=st.integers(1, 12), seed=st.integers(0, 9999))
+def test_with_budgets_each_kind_of_classes_is_suppressed_by_itself(base, added, limit, seed):
+    boxes_N4, scores_NC = scene(20, base + added + 1, seed)
+    scores_NC = scores_NC[:, :base + added]
+    is_base_C = torch.arange(base + added) < base
+    result = nms_with_budgets(boxes_N4, scores_NC, is_base_C, 1e-4, 0.5, limit)
+    expected = slow_nms(boxes_N4, scores_NC[:, :base], 1e-4, 0.5, limit)
+    expected += [(score, label + base, row) for score, label, row in
+                 slow_nms(boxes_N4, scores_NC[:, base:], 1e-4, 0.5, limit)]
+    assert as_tuples(result) == sorted(expected, reverse=True)
+    assert (result.scores.diff() <= 0).all()
