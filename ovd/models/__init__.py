@@ -7,11 +7,12 @@ from ovd.models.clip_backbone import ClipResNet, clip_normalisation
 from ovd.models.dense_clip import DenseClipScore
 from ovd.models.losses import RegionDistillationLoss
 from ovd.models.oadp import BlockHead, GlobalHead, OADPRoIHead
+from ovd.models.sylph import CodeFCOSHead, SylphFCOS
 from ovd.models.tfa import CosineLinear, FineTunedFasterRCNN
 from ovd.models.vild import ViLD
 from ovd.models.vild_head import ViLDBBoxHead, ViLDImageHead
 from ovd.models.vild_roi_head import ViLDRoIHead
 
-__all__ = ["BlockHead", "ClipResNet", "CosineClassifier", "CosineLinear", "DenseClipScore", "FineTunedFasterRCNN",
-           "GlobalHead", "OADPRoIHead", "RegionDistillationLoss", "ViLD", "ViLDBBoxHead", "ViLDCascadeRoIHead",
-           "ViLDImageHead", "ViLDRoIHead", "clip_normalisation"]
+__all__ = ["BlockHead", "ClipResNet", "CodeFCOSHead", "CosineClassifier", "CosineLinear", "DenseClipScore",
+           "FineTunedFasterRCNN", "GlobalHead", "OADPRoIHead", "RegionDistillationLoss", "SylphFCOS", "ViLD",
+           "ViLDBBoxHead", "ViLDCascadeRoIHead", "ViLDImageHead", "ViLDRoIHead", "clip_normalisation"]
