@@ -9,8 +9,8 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ KIND = "class_registry"
 STAGE = "classes"
 
 _FILE = re.compile(r"[a-z0-9-]+-[0-9a-f]{16}\.safetensors(\.manifest\.json)?")
+_NO_FACTS: dict[str, Any] = {"settings": {}, "scale": None}  # of a registry without classes
 _WORDS = 40  # letters of a class's name in its file's name
 
 
@@ -107,7 +108,9 @@ class ClassRegistry:
             flags: Mapping[str, Any] | None = None) -> None:
         """Add all classes of a head, or none of them; with ``replace`` those that are there keep their place.
 
-        The head's background row is left out: what stands for no class is the detector's.
+        The head's background row is left out: what stands for no class is the detector's. Linear heads of a CLIP become
+        cosine ones, so that all sources go beside each other. The scale of the first head stays that of the registry,
+        for a detector to divide by, whichever classes are removed.
 
         Args:
             settings: how they were made; kept where these are the first classes.
@@ -125,7 +128,13 @@ class ClassRegistry:
         with StoreLock(self.path):
             before = self._manifest()
             self._check_new(before, head.names, replace)
-            self._check_fits(before, head)
+            new = {spelling(name) for name in head.names}
+            kept = [entry for entry in _entries(before) if spelling(entry["name"]) not in new]
+            facts = {key: before.config[key] for key in ("settings", "scale")} if kept else \
+                {"settings": dict(settings or {}), "scale": head.scale}
+            head = _stored(head, facts["scale"])
+            if kept:  # all files go beside each other, so one of them stands for all
+                self._check_fits(self._load(before, kept[0]), head)
             entries, files = _entries(before), dict(before.files)
             place = {spelling(entry["name"]): index for index, entry in enumerate(entries)}
             for name in head.names:
@@ -135,8 +144,7 @@ class ClassRegistry:
                     entries.append(entry)
                 else:
                     entries[index] = entry
-            alone = {spelling(entry["name"]) for entry in entries} == {spelling(name) for name in head.names}
-            self._publish(entries, files, dict(settings or {}) if alone else before.config["settings"])
+            self._publish(entries, files, facts)
 
     def remove(self, *names: str) -> None:
         """Remove classes, all or none; UserError with the nearest names for an unknown one."""
@@ -147,7 +155,7 @@ class ClassRegistry:
             before = self._manifest()
             gone = [self._entry(before, name) for name in names]
             self._publish([entry for entry in _entries(before) if entry not in gone], before.files,
-                          before.config["settings"])
+                          {key: before.config[key] for key in ("settings", "scale")})
 
     def _manifest(self) -> Manifest:
         path = Manifest.path(self.path)
@@ -162,7 +170,7 @@ class ClassRegistry:
         for file in sorted(self.path.iterdir()) if self.path.exists() else ():
             if not file.name.startswith(PASSING) and not _FILE.fullmatch(file.name):
                 raise UserError(f"{self.path}: is no registry of classes (it has {file.name}); name another folder")
-        return Manifest(KIND, STAGE, {"classes": [], "settings": {}})
+        return Manifest(KIND, STAGE, {"classes": [], **_NO_FACTS})
 
     def _entry(self, manifest: Manifest, name: str) -> dict[str, Any]:
         for entry in _entries(manifest):
@@ -188,20 +196,15 @@ class ClassRegistry:
                 raise UserError(f"{self.path}: has a class {name!r} already; pass --replace to put another in its "
                                 "place")
 
-    def _check_fits(self, manifest: Manifest, head: ClassHead) -> None:
-        """Refuse what does not go beside a class that is there: their files all go beside each other."""
-        new = {spelling(name) for name in head.names}
-        kept = [entry for entry in _entries(manifest) if spelling(entry["name"]) not in new]
-        if kept:
-            ours = self._load(manifest, kept[0])
-            try:
-                ours.concat(_stored(head))
-            except UserError as error:
-                raise UserError(f"{self.path}: does not go beside its class {kept[0]['name']!r}: {error}") from error
+    def _check_fits(self, ours: ClassHead, new: ClassHead) -> None:
+        try:
+            ours.concat(new)
+        except UserError as error:
+            raise UserError(f"{self.path}: does not go beside its class {ours.names[0]!r}: {error}") from error
 
     def _write(self, head: ClassHead, files: dict[str, dict[str, Any]], flags: dict[str, Any]) -> dict[str, Any]:
         """Write the file of one class, put it into ``files``; its entry in the manifest."""
-        head, name = _stored(head), head.names[0]
+        name = head.names[0]
         words = re.sub(r"[^a-z0-9]+", "-", name.casefold())[:_WORDS].strip("-") or "class"
         file = self.path / f"{words}-{_digest(head)[:16]}.safetensors"
         manifest = head.save(file, STAGE, {"class": name}, {"clip": clip} if (clip := head.stats.get("clip")) else {},
@@ -210,14 +213,14 @@ class ClassRegistry:
         return {"name": name, "file": file.name, **({"flags": flags} if flags else {})}
 
     def _publish(self, entries: list[dict[str, Any]], files: Mapping[str, dict[str, Any]],
-                 settings: Mapping[str, Any]) -> None:
+                 facts: Mapping[str, Any]) -> None:
         """Make ``entries`` the registry, then remove the files that are no longer listed."""
         files = {entry["file"]: files[entry["file"]] for entry in entries}
         flags: dict[str, Any] = {}
         for entry in entries:
             flags |= entry.get("flags", {})
         content = fingerprint_json([[entry["name"], files[entry["file"]]["sha256"]] for entry in entries])
-        Manifest(KIND, STAGE, {"classes": entries, "settings": dict(settings) if entries else {}}, content=content,
+        Manifest(KIND, STAGE, {"classes": entries, **(facts if entries else _NO_FACTS)}, content=content,
                  counts={"classes": len(entries)}, flags=flags, files=files).write(self.path)
         for file in self.path.iterdir():
             if _FILE.fullmatch(file.name) and file.name.removesuffix(".manifest.json") not in files:
@@ -237,9 +240,12 @@ def _entries(manifest: Manifest) -> list[dict[str, Any]]:
     return list(manifest.config["classes"])
 
 
-def _stored(head: ClassHead) -> ClassHead:
+def _stored(head: ClassHead, scale: float) -> ClassHead:
     """What the registry keeps of a head."""
-    return replace(head, background=None)
+    head = replace(head, background=None)
+    if head.norm == "linear" and "space" not in head.stats:
+        head = head.as_cosine()
+    return head.as_cosine(scale) if head.norm == "cosine" else head
 
 
 def _joined(heads: list[ClassHead]) -> ClassHead:
@@ -253,10 +259,18 @@ def _joined(heads: list[ClassHead]) -> ClassHead:
 def _digest(head: ClassHead) -> str:
     """Hexadecimal sha256 of all that is in a head."""
     sha = hashlib.sha256()
-    for field in fields(head):
-        value = getattr(head, field.name)
+    for name, value in _parts(head):
         shape = list(value.shape) if isinstance(value, Tensor) else value
-        sha.update(canonical_json([field.name, shape]).encode())
+        sha.update(canonical_json([name, shape]).encode())
         if isinstance(value, Tensor):
             sha.update(value.numpy().tobytes())
     return sha.hexdigest()
+
+
+def _parts(record: Any) -> Iterator[tuple[str, Any]]:
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if is_dataclass(value):
+            yield from ((f"{field.name}.{name}", part) for name, part in _parts(value))
+        else:
+            yield field.name, value
