@@ -13,9 +13,13 @@ from torch import Tensor, nn
 
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
+from ovd.stores.head_forms import Terms
 from ovd.stores.scoring import class_logits
 from ovd.vocabulary.classes import canonical
 from ovd.vocabulary.splits import Split, get_split
+
+# how the classes of a head become logits that a plain reduction does not cover; None for a head that it does
+_FORM = ("kinds_C", "scales_C", "mix_CM", "betas_CM", "bias_C")
 
 
 @MODELS.register_module()
@@ -66,6 +70,8 @@ class CosineClassifier(nn.Module):
         self.background = nn.Parameter(torch.empty(self.embed_dim)) if background else None
         self.register_buffer("classes_CMD", torch.zeros(0, 1, self.embed_dim), persistent=False)
         self.register_buffer("counts_C", torch.zeros(0, dtype=torch.long), persistent=False)
+        for name in _FORM:
+            self.register_buffer(name, None, persistent=False)
         self.register_buffer("is_base", torch.zeros(0, dtype=torch.bool), persistent=False)
         self.reduce = "single"
         self.head: ClassHead | None = None
@@ -92,21 +98,30 @@ class CosineClassifier(nn.Module):
     def set_class_head(self, head: ClassHead) -> None:
         """Replace the vocabulary; from now on label ``i`` is class ``head.names[i]``.
 
-        The detector's temperatures take the place of the head's ``scale``, and its background row that of the head's. A
-        bias that is the same for all classes (of a CLIP trained with sigmoids, such as SigLIP) is left out: it belongs
-        to that CLIP's yes or no to one class, and changes nothing between classes.
+        The logit is the head's over its ``scale`` and the detector's temperature, so a bias or a factor of a class is
+        in units of ``scale`` cosines. The detector's background row takes the place of the head's. A bias that comes
+        from the CLIP, the same for its classes, is left out (see :func:`_own_bias`).
 
         Raises:
-            UserError: Another embedding width, or a head whose scores are not cosines (or their mean or maximum).
+            UserError: Another embedding width, another space than a CLIP's, or a head that does not go by cosines.
         """
         head.check(dim=self.embed_dim)
-        own_bias = head.bias is not None and bool((head.bias != head.bias[0]).any())
-        if head.norm != "cosine" or head.reduce == "exp_sum" or own_bias:
-            form = f"{head.norm}, {head.reduce}{', with a bias for each class' if own_bias else ''}"
-            raise UserError(f"class head of the form ({form}): the detector compares with its background by cosine, so "
-                            "it takes cosine heads without bias (single, mean_logit or max)")
+        if head.norm != "cosine":
+            raise UserError(f"class head with norm {head.norm}: the detector compares with its background by cosine, "
+                            "so it takes cosine heads; a linear head for unit embeddings becomes one by as_cosine()")
+        if "space" in head.stats:
+            raise UserError(f"class head of the embedding space {head.space[:20]}: the detector's is a CLIP's; make "
+                            "the classes again with that CLIP")
         device = self.classes_CMD.device
         counts = torch.full((len(head),), head.weights.shape[1]) if head.counts is None else head.counts
+        bias_C = _own_bias(head)
+        own = None
+        if bias_C is not None or head.reduce not in ("single", "mean_logit", "max"):
+            terms = head.as_terms()
+            bias_C = torch.full((len(head),), -0.0, dtype=torch.float64) if bias_C is None else bias_C / head.scale
+            own = terms.kinds, terms.scales / head.scale, terms.mix, terms.betas, bias_C
+        for name, value in zip(_FORM, own or (None,) * len(_FORM)):
+            setattr(self, name, None if value is None else value.to(device))
         self.classes_CMD = F.normalize(head.weights, dim=-1).to(device)
         self.counts_C = counts.to(device)
         self.head = head
@@ -128,8 +143,7 @@ class CosineClassifier(nn.Module):
         visible = self.num_base if self.training else self.num_classes
         columns = []
         if visible:  # all rows are unit rows, so inner products are the cosines
-            columns.append(class_logits(embeddings_ND, self.classes_CMD[:visible], self.counts_C[:visible],
-                                        norm="linear", reduce=self.reduce, scale=1 / temperature))
+            columns.append(self._class_columns(embeddings_ND, visible, 1 / temperature))
         if visible < self.num_classes:
             hidden = (len(embeddings_ND), self.num_classes - visible)
             columns.append(torch.full(hidden, torch.finfo(torch.float32).min, device=embeddings_ND.device))
@@ -139,10 +153,49 @@ class CosineClassifier(nn.Module):
                 columns.append((embeddings_ND.float() @ row / temperature)[:, None])
         return torch.cat(columns, dim=1)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    def _class_columns(self, embeddings_ND: Tensor, visible: int, scale: float) -> Tensor:
+        """Logits of the first ``visible`` classes, float32."""
+        vectors = self.classes_CMD[:visible], self.counts_C[:visible]
+        if self.kinds_C is None:
+            return class_logits(embeddings_ND, *vectors, norm="linear", reduce=self.reduce, scale=scale)
+        terms = Terms(self.kinds_C, self.scales_C * scale, self.mix_CM, self.betas_CM).rows(slice(visible))
+        logits_NC = class_logits(embeddings_ND, *vectors, norm="linear", reduce="mixed", terms=terms)
+        return logits_NC + (self.bias_C[:visible] * scale).float()
+
+    def probabilities(self, logits: Tensor, independent: bool = False) -> Tensor:
         """Class probabilities ``[N, C]``: softmax over all columns, the background's then left out.
 
         Float32, or float64 where the logits are.
-        """
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)[:, :self.num_classes]
 
+        Args:
+            independent: Softmax over base classes and background; each other class c by itself against these,
+                ``exp(l_c) / (exp(l_c) + sum of theirs)``. Then no class that is added changes the score of another, to
+                the bit on a CPU. Where there is neither a base class nor a background, as usual.
+        """
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if independent:
+            is_reference = torch.cat([self.is_base, self.is_base.new_ones(logits.shape[1] - self.num_classes)])
+            reference = logits[:, is_reference]
+        if not independent or not reference.shape[1]:
+            return logits.softmax(dim=-1)[:, :self.num_classes]
+        result_NC = (logits[:, :self.num_classes] - reference.logsumexp(dim=-1, keepdim=True)).sigmoid()
+        result_NC[:, self.is_base] = reference.softmax(dim=-1)[:, :int(self.is_base.sum())]
+        return result_NC
+
+
+def _own_bias(head: ClassHead) -> Tensor | None:
+    """What the biases of a head say about one class against others, float64 ``[C]``; None for nothing.
+
+    A CLIP trained with sigmoids (SigLIP) has one bias for all names: it belongs to that CLIP's yes or no to one class,
+    and changes nothing between classes. Where others that were given their own stand beside these, theirs is counted
+    from it, so that adding them changes no other logit. A bias that is the same for all classes of a head is such a one
+    too, unless ``stats["bias"]`` says that it is the classes' ``"own"``.
+    """
+    if head.bias is None:
+        return None
+    bias_C = head.bias.double()
+    if head.stats.get("scores") == "sigmoid" or (head.stats.get("bias") != "own" and bool((bias_C == bias_C[0]).all())):
+        bias_C = bias_C - bias_C.mode().values
+    if not bias_C.any():
+        return None
+    return torch.where(bias_C == 0, -0.0, bias_C)  # adding -0 changes no bit

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ovd.errors import UserError, nearest
 from ovd.stores.atomic import write_bytes
+from ovd.stores.head_forms import Terms
 from ovd.stores.manifest import Manifest, canonical_json, publish
 from ovd.stores.scoring import NORMS, REDUCTIONS, class_logits
 from ovd.vocabulary.classes import canonical
@@ -41,12 +42,16 @@ class ClassHead:
         bias: float32 ``[C]``, added to the logits, or None.
         scale: factor of the similarities (CLIP's is 100).
         norm: ``"cosine"``, ``"linear"`` or ``"euclid"``.
-        reduce: ``"single"`` (M = 1), ``"mean_logit"``, ``"max"`` or ``"exp_sum"`` (with ``beta``, cosine only).
+        reduce: ``"single"`` (M = 1), ``"mean_logit"``, ``"max"``, ``"exp_sum"`` (with ``beta``, cosine only) or
+            ``"log_mean_exp"``; ``"mixed"`` (cosine only) where classes of different forms stand side by side.
         background: float32 ``[D]``, a row that stands for no class (ViLD), or None.
         provenance: for each class, where it comes from.
         stats: of the whole head; ``stats["clip"]`` is the fingerprint of the CLIP whose space this is, and
-            ``stats["scores"]`` is ``"sigmoid"`` where that CLIP learned to say yes or no to each class (SigLIP).
+            ``stats["scores"]`` is ``"sigmoid"`` where that CLIP learned to say yes or no to each class (SigLIP). A head
+            of another space, such as a detector's own features, has ``stats["space"]`` instead: its kind and the
+            fingerprint of the weights.
         counts: int64 ``[C]``, how many of a class's M vectors are in use, the first ones; None for all.
+        terms: of a ``"mixed"`` head, what each class does; ``scale`` then is only what a detector divides by.
 
     Raises: UserError when made from parts that do not fit (see :meth:`check`).
     """
@@ -62,6 +67,7 @@ class ClassHead:
     provenance: tuple[Mapping[str, Any], ...] = ()
     stats: Mapping[str, Any] = field(default_factory=dict)
     counts: Tensor | None = None
+    terms: Terms | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -86,8 +92,13 @@ class ClassHead:
         """D, the embedding width."""
         return self.weights.shape[-1]
 
-    def check(self, dim: int | None = None, clip: str | None = None) -> "ClassHead":
-        """Itself, or UserError: parts that do not fit; another width than ``dim``; another CLIP than ``clip``."""
+    @property
+    def space(self) -> str | None:
+        """Whose embeddings this head scores: a CLIP's fingerprint, or ``stats["space"]``; None if not known."""
+        return self.stats.get("space", self.stats.get("clip"))
+
+    def check(self, dim: int | None = None, clip: str | None = None, space: str | None = None) -> "ClassHead":
+        """Itself, or UserError: parts that do not fit; another width, CLIP or embedding space than those given."""
         self._check_names()
         self._check_form()
         self._check_values()
@@ -97,6 +108,9 @@ class ClassHead:
         if clip is not None and self.stats.get("clip") != clip:
             raise UserError(f"class head of the CLIP {_shown(self.stats.get('clip'))}, needed is {_shown(clip)}: "
                             "make it again with that CLIP")
+        if space is not None and self.space != space:
+            raise UserError(f"class head of the embedding space {_shown(self.space)}, needed is {_shown(space)}: make "
+                            "it again with what made the embeddings")
         return self
 
     def _check_names(self) -> None:
@@ -127,9 +141,16 @@ class ClassHead:
         if self.reduce not in REDUCTIONS:
             raise UserError(f"class head: unknown reduction {self.reduce!r}{nearest(self.reduce, REDUCTIONS)}")
         if self.reduce == "single" and vectors != 1:
-            raise UserError(f"class head: {vectors} vectors a class need a reduction (mean_logit, max, exp_sum)")
+            raise UserError(f"class head: {vectors} vectors a class need a reduction (mean_logit, max, exp_sum, "
+                            "log_mean_exp)")
         if (self.reduce == "exp_sum") != (self.beta is not None):
             raise UserError("class head: exp_sum needs beta, the other reductions take none")
+        if (self.reduce == "mixed") != (self.terms is not None):
+            raise UserError("class head: mixed classes need terms, the other reductions take none")
+        if self.terms is not None:
+            if self.norm != "cosine":
+                raise UserError(f"class head: mixed classes are compared by cosine, not {self.norm}")
+            self.terms.check(self.names, vectors)
         if self.reduce == "exp_sum" and (self.norm != "cosine" or not 0 < self.beta < math.inf):
             raise UserError(f"class head: exp_sum works on cosines with a beta above 0, not {self.norm} with "
                             f"{self.beta}")
@@ -165,13 +186,16 @@ class ClassHead:
                             "make both with the same CLIP")
         form = {"norm": self.norm, "reduce": self.reduce, "beta": self.beta, "scale": self.scale}
         counts = None if self.counts is None else self.counts.to(x.device)
-        logits = class_logits(x, self.weights.to(x.device), counts, **form)
+        terms = None if self.terms is None else self.terms.to(x.device)
+        logits = class_logits(x, self.weights.to(x.device), counts, **form, terms=terms)
         if self.bias is not None:
             logits = logits + self.bias.to(x.device)
         if not with_background:
             return logits
         if self.background is None:
             raise UserError("class head: has no background row")
+        if self.reduce in ("log_mean_exp", "mixed"):
+            form["reduce"] = "single"
         return torch.cat([logits, class_logits(x, self.background.to(x.device)[None, None], **form)], dim=1)
 
     def probabilities(self, x: Tensor) -> Tensor:
@@ -188,23 +212,26 @@ class ClassHead:
         Spellings that are in use side by side (``speaker_(stereo_equipment)``) are taken for one another.
         """
         names = tuple(names)
-        place = {canonical(name): i for i, name in enumerate(self.names)} | {n: i for i, n in enumerate(self.names)}
-        rows = []
-        for name in names:
-            row = place.get(name, place.get(canonical(name)))
-            if row is None:
-                raise UserError(f"class head has no class {name!r}{nearest(name, self.names)}")
-            rows.append(row)
+        rows = self._rows(names)
         return replace(self, names=names, weights=self.weights[rows],
                        bias=None if self.bias is None else self.bias[rows],
                        counts=None if self.counts is None else self.counts[rows],
+                       terms=None if self.terms is None else self.terms.rows(rows),
                        provenance=tuple(self.provenance[row] for row in rows))
+
+    def remove(self, names: Iterable[str]) -> "ClassHead":
+        """The head without ``names``; UserError with the nearest names for an unknown one, or if none remains."""
+        gone = set(self._rows(tuple(names)))
+        if len(gone) == len(self):
+            raise UserError("class head: no class would remain; a head has at least one")
+        return self.select(name for row, name in enumerate(self.names) if row not in gone)
 
     def concat(self, other: "ClassHead") -> "ClassHead":
         """This head's classes, then the other's; their logits stay what they were, to the bit.
 
-        Lists of different length M are padded and counted. Raises UserError for a name in both, another CLIP or width,
-        or another way to make logits.
+        Lists of different length M are padded and counted. Cosine heads of different forms or scales become one that is
+        ``mixed``, with this head's ``scale`` for the detector to divide by. Raises UserError for a name in both,
+        another embedding space or width, another norm, or other linear or euclid forms.
         """
         self._check_same_space(other)
         if both := set(self.names) & set(other.names):
@@ -212,22 +239,49 @@ class ClassHead:
         reductions = {self.reduce, other.reduce}
         if reductions in ({"single", "mean_logit"}, {"single", "max"}):  # the mean and the maximum of one are itself
             reductions -= {"single"}
-        if len(reductions) > 1:
-            raise UserError(f"class heads: {self.reduce} and {other.reduce} logits do not go side by side")
-        for name in ("scale", "beta"):
-            if getattr(self, name) != getattr(other, name):
-                raise UserError(f"class heads: {name} {getattr(self, name)} and {getattr(other, name)} differ; "
-                                "bring both to one")
+        background = self._one_background(other)
+        form: dict[str, Any] = {"reduce": reductions.pop()}
+        if reductions or form["reduce"] == "mixed" or self.scale != other.scale or self.beta != other.beta:
+            self._check_mixable(other)
+            form = {"reduce": "mixed", "beta": None, "terms": self.as_terms().joined(other.as_terms())}
         vectors = max(self.weights.shape[1], other.weights.shape[1])
         heads = (self, other)
         ragged = any(head.weights.shape[1] < vectors or head.counts is not None for head in heads)
         return replace(
-            self, names=self.names + other.names, reduce=reductions.pop(),
+            self, names=self.names + other.names, **form,
             weights=torch.cat([F.pad(h.weights, (0, 0, 0, vectors - h.weights.shape[1])) for h in heads]),
             counts=torch.cat([h._all_counts() for h in heads]) if ragged else None,
             bias=None if self.bias is None and other.bias is None else torch.cat([h._all_bias() for h in heads]),
-            background=self._one_background(other), provenance=self.provenance + other.provenance,
+            background=background, provenance=self.provenance + other.provenance,
             stats=_common(self.stats, other.stats))
+
+    def as_terms(self) -> Terms:
+        """How each class's cosines become its logit, the form of a ``mixed`` head."""
+        return self.terms or Terms.of(*self.weights.shape[:2], self.reduce, self.scale, self.beta)
+
+    def as_mixed(self, terms: Terms | None = None, **changes: Any) -> "ClassHead":
+        """The same classes in ``mixed`` form; with their own terms, the logits keep their bits."""
+        return replace(self, reduce="mixed", beta=None, terms=terms or self.as_terms(), **changes)
+
+    def as_cosine(self, scale: float | None = None) -> "ClassHead":
+        """The same logits, for unit embeddings, by cosines: a linear head's vectors become directions with a factor.
+
+        Args:
+            scale: of the result, for a detector to divide by; this head's own if None.
+
+        Raises UserError for a euclid head.
+        """
+        scale = self.scale if scale is None else scale
+        if self.norm == "cosine":
+            return self if scale == self.scale else self.as_mixed(scale=scale)
+        if self.norm == "euclid":
+            raise UserError("class head: distances of a euclid head have no form by cosines; make the classes with "
+                            "norm cosine")
+        lengths_CM = self.weights.double().norm(dim=2)
+        weights = self.weights.clone()
+        weights[lengths_CM == 0] = torch.eye(self.dim)[0]  # any direction, by a factor of 0
+        terms = self.as_terms()
+        return self.as_mixed(replace(terms, mix=lengths_CM), norm="cosine", weights=weights, scale=scale)
 
     def blend(self, other: "ClassHead", lam: float) -> "ClassHead":
         """``(1 - lam) * self + lam * other`` for classes in both; the others as they are, this head's first.
@@ -239,7 +293,8 @@ class ClassHead:
         if not 0 <= lam <= 1:
             raise UserError(f"class heads: blend weight {lam}, expected 0 to 1")
         if self.reduce != "single" or other.reduce != "single":
-            raise UserError("class heads: only heads with one vector a class can be blended; average the shots first")
+            raise UserError("class heads: only heads with one vector a class can be blended; average the shots first, "
+                            "or see ovd.fewshot.combination")
         both = [name for name in self.names if name in set(other.names)]
         ours, theirs = [self.names.index(n) for n in both], [other.names.index(n) for n in both]
         new = [i for i, name in enumerate(other.names) if name not in set(both)]
@@ -263,6 +318,16 @@ class ClassHead:
             background=self.background if self.background is not None else other.background,
             provenance=(*provenance, *(other.provenance[i] for i in new)), stats=_common(self.stats, other.stats))
 
+    def _rows(self, names: tuple[str, ...]) -> list[int]:
+        place = {canonical(name): i for i, name in enumerate(self.names)} | {n: i for i, n in enumerate(self.names)}
+        rows = []
+        for name in names:
+            row = place.get(name, place.get(canonical(name)))
+            if row is None:
+                raise UserError(f"class head has no class {name!r}{nearest(name, self.names)}")
+            rows.append(row)
+        return rows
+
     def _all_counts(self) -> Tensor:
         return torch.full((len(self),), self.weights.shape[1]) if self.counts is None else self.counts
 
@@ -276,24 +341,37 @@ class ClassHead:
             raise UserError("class heads: the background rows differ; drop one of them")
         return self.background
 
+    def _check_mixable(self, other: "ClassHead") -> None:
+        if self.norm != "cosine":
+            if self.reduce != other.reduce:
+                raise UserError(f"class heads: {self.norm} heads with {self.reduce} and {other.reduce} do not go side "
+                                "by side; linear ones do as_cosine()")
+            raise UserError(f"class heads: scale {self.scale} and {other.scale} differ; bring both to one")
+        for head in (self, other):
+            if head.background is not None and (head.reduce == "exp_sum" or head.scale != self.scale):
+                raise UserError("class heads: the background row is of a head of another form or scale; drop it")
+
     def _check_same_space(self, other: "ClassHead") -> None:
         if self.dim != other.dim:
             raise UserError(f"class heads: widths {self.dim} and {other.dim} differ; make both with the same CLIP")
-        ours, theirs = self.stats.get("clip"), other.stats.get("clip")
-        if ours != theirs:
-            raise UserError(f"class heads: made with different CLIPs ({_shown(ours)}, {_shown(theirs)}), their vectors "
+        if self.space != other.space:
+            what = "in different embedding spaces" if "space" in {*self.stats, *other.stats} else "with different CLIPs"
+            raise UserError(f"class heads: made {what} ({_shown(self.space)}, {_shown(other.space)}), their vectors "
                             "cannot be compared; make both with the same (or say which on import)")
         if self.norm != other.norm:
-            raise UserError(f"class heads: norms {self.norm} and {other.norm} differ")
+            raise UserError(f"class heads: norms {self.norm} and {other.norm} differ; a linear head that scores unit "
+                            "embeddings goes beside cosine ones by as_cosine(), a euclid one does not")
 
     def save(self, path: str | os.PathLike, stage: str = "class-embeddings", config: Mapping[str, Any] | None = None,
              inputs: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Manifest:
         """Write the head (safetensors, all in one file) and its manifest; the same head gives the same bytes."""
         manifest = Manifest(KIND, stage, dict(config or {}), dict(inputs or {}), flags=dict(flags or {}),
                             counts={"classes": len(self), "vectors": int(self._all_counts().sum()), "dim": self.dim})
-        meta = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
+        meta = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_TENSORS, "terms")}
         tensors = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
-        data = safetensors.torch.save(tensors, {_METADATA: canonical_json({"schema": 1, **meta})})
+        tensors |= {} if self.terms is None else self.terms.tensors()
+        schema = 2 if self.reduce in ("log_mean_exp", "mixed") else 1  # what versions before these forms can read is 1
+        data = safetensors.torch.save(tensors, {_METADATA: canonical_json({"schema": schema, **meta})})
         with publish(path, manifest) as (temporary, _):
             temporary.write_bytes(data)
         return manifest
@@ -306,9 +384,10 @@ class ClassHead:
             with safe_open(path, "pt") as file:
                 meta = json.loads((file.metadata() or {})[_METADATA])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            if meta.pop("schema") != 1:
+            if meta.pop("schema") not in (1, 2):
                 raise ValueError("written by a later version of ovd")
-            head = {**meta, **tensors}
+            terms = Terms.load(tensors)
+            head = {**meta, **tensors, **({} if terms is None else {"terms": terms})}
             if head.keys() - {f.name for f in fields(cls)} or "weights" not in tensors:
                 raise ValueError(f"has the entries {sorted(head)}")
             return cls(**head)

@@ -121,10 +121,12 @@ def test_a_vocabulary_of_another_width_is_refused():
         classifier.set_class_head(make_head(width=5))
 
 
-@pytest.mark.parametrize("form", [{"norm": "linear"}, {"bias": [0.1, 0.2]}, {"reduce": "exp_sum", "beta": 5.0}])
-def test_a_vocabulary_that_is_no_cosine_is_refused(form):
+@pytest.mark.parametrize("form, message", [({"norm": "linear"}, "norm linear: .* takes cosine heads"),
+                                           ({"norm": "euclid"}, "norm euclid: .* takes cosine heads"),
+                                           ({"stats": {"space": "fcos:1"}}, "space fcos:1: the detector's is a CLIP")])
+def test_a_vocabulary_that_is_no_cosine_is_refused(form, message):
     classifier = CosineClassifier(embed_dim=WIDTH)
-    with pytest.raises(UserError, match="takes cosine heads"):
+    with pytest.raises(UserError, match=message):
         classifier.set_class_head(ClassHead(("a", "b"), torch.randn(2, 1, WIDTH), **form))
 
 
@@ -194,3 +196,121 @@ def test_probabilities_keep_double_precision():
     classifier = CosineClassifier(make_head(("x", "y"))).eval()
     assert classifier.probabilities(logits).tolist() == [[0, 0]]
     assert classifier.probabilities(logits.double()).argmax() == 1
+
+
+def test_independent_scores_are_of_base_classes_background_and_the_class_itself():
+    classifier = CosineClassifier(make_head(), SPLIT, temperature_test=0.1).eval()
+    logits = classifier(embeddings())
+    found = classifier.probabilities(logits, independent=True)
+    for row, values in zip(logits.tolist(), found.tolist()):
+        rest = [math.exp(value) for value, base in zip(row, [*classifier.is_base.tolist(), True]) if base]
+        for label, value in enumerate(values):
+            own = 0 if classifier.is_base[label] else math.exp(row[label])
+            assert value == pytest.approx(math.exp(row[label]) / (sum(rest) + own), rel=1e-4)
+
+
+def test_independent_scores_of_base_classes_do_not_change_with_what_is_added():
+    classifier = CosineClassifier(make_head(), SPLIT).eval()
+    before = classifier.probabilities(classifier(embeddings()), independent=True)
+    fewer = make_head().select([*SPLIT.base, SPLIT.novel[-1]])
+    classifier.set_class_head(fewer)
+    after = classifier.probabilities(classifier(embeddings()), independent=True)
+    assert torch.equal(after, before[:, [make_head().names.index(name) for name in fewer.names]])
+
+
+def test_independent_scores_without_anything_to_compare_with_are_the_usual_ones():
+    classifier = CosineClassifier(make_head(), SPLIT, background=False).eval()
+    classifier.set_class_head(make_head().select(SPLIT.novel))
+    logits = classifier(embeddings())
+    assert torch.equal(classifier.probabilities(logits, True), classifier.probabilities(logits))
+
+
+def added_classes(form: str, bias: list[float] | None = None) -> ClassHead:
+    """Two classes of three vectors each, 100 the unit of their biases."""
+    rng = torch.Generator().manual_seed(8)
+    vectors = torch.randn(2, 3, WIDTH, generator=rng)
+    counts, beta = torch.tensor([3, 2]), 5.5 if form == "exp_sum" else None
+    head = ClassHead(("new 0", "new 1"), vectors, bias=bias, scale=100.0, reduce="max" if form == "mixed" else form,
+                     counts=counts, beta=beta)
+    return head.as_mixed(replace(head.as_terms(), mix=[[0.5, 2, 1], [1, 1, 0.25]])) if form == "mixed" else head
+
+
+@pytest.mark.parametrize("form", ["exp_sum", "log_mean_exp", "mixed", "max", "mean_logit"])
+@pytest.mark.parametrize("bias", [None, [12.5, -3.0]])
+def test_added_classes_of_every_form_count_in_units_of_the_cosine_and_change_no_other_logit(form, bias):
+    text, added = replace(make_head(), scale=100.0), added_classes(form, bias)
+    classifier = CosineClassifier(text, SPLIT, temperature_test=0.007).eval()
+    before = classifier(embeddings())
+    classifier.set_class_head(text.select(SPLIT.classes).concat(added))
+    after = classifier(embeddings())
+    places = [*range(len(NAMES)), len(NAMES) + 2]
+    assert torch.equal(after[:, places], before)
+    torch.testing.assert_close(after[:, len(NAMES):-1], added.logits(embeddings()) / 100 / 0.007, rtol=1e-4, atol=1e-3)
+    classifier.set_class_head(classifier.head.remove(["new 0"]))
+    assert torch.equal(classifier(embeddings())[:, :len(NAMES)], before[:, :-1])
+    assert torch.equal(classifier(embeddings())[:, len(NAMES)], after[:, len(NAMES) + 1])
+    classifier.set_class_head(text.select(SPLIT.classes))
+    assert torch.equal(classifier(embeddings()), before)
+
+
+def test_classes_of_other_forms_are_masked_in_training_and_pass_gradients_at_test():
+    classifier = CosineClassifier(make_head(), SPLIT)
+    with_added = make_head().select(SPLIT.classes).concat(replace(added_classes("mixed", [1.0, 2.0]), scale=20.0))
+    logits_before = classifier(embeddings())
+    classifier.set_class_head(with_added)
+    classifier.num_base = SPLIT.num_base
+    logits = classifier(embeddings())
+    assert torch.equal(logits[:, :SPLIT.num_base], logits_before[:, :SPLIT.num_base])
+    assert (logits[:, SPLIT.num_base:-1] == FLOOR).all()
+    x = embeddings().requires_grad_()
+    (gradient,) = torch.autograd.grad(classifier.eval()(x).sum(), x)
+    assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0
+
+
+def test_the_bias_of_a_clip_with_sigmoids_is_no_class_of_its_own():
+    """Names of SigLIP with its bias, and a class beside them whose own offset is counted from that."""
+    siglip = replace(make_head(), bias=[-10.0] * len(NAMES), scale=100.0, stats={"scores": "sigmoid"})
+    shots = replace(added_classes("exp_sum", [-10.0 + 5, -10.0]), stats={"scores": "sigmoid"})
+    classifier = CosineClassifier(siglip, SPLIT).eval()
+    before = classifier(embeddings())
+    classifier.set_class_head(siglip.select(SPLIT.classes).concat(shots))
+    after = classifier(embeddings())
+    assert torch.equal(after[:, :len(NAMES)], before[:, :len(NAMES)])
+    heat = replace(shots, bias=None).logits(embeddings())
+    torch.testing.assert_close(after[:, len(NAMES):-1], (heat + torch.tensor([5.0, 0.0])) / 100 / 0.007, rtol=1e-4,
+                               atol=1e-3)
+
+
+def test_a_bias_that_classes_were_given_counts_even_where_all_have_the_same():
+    head = replace(make_head(), bias=[2.0] * len(NAMES), stats={"bias": "own"})
+    with_own = CosineClassifier(head, temperature_test=0.01).eval()(embeddings())
+    without = CosineClassifier(make_head(), temperature_test=0.01).eval()(embeddings())
+    torch.testing.assert_close(with_own[:, :-1], without[:, :-1] + 2.0 / head.scale / 0.01)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_independent_scores_of_base_classes_know_nothing_of_added_ones(background):
+    text = replace(make_head(), scale=100.0)
+    classifier = CosineClassifier(text, SPLIT, temperature_test=0.1, background=background).eval()
+    logits = classifier(embeddings())
+    base_only = text.select(SPLIT.base)
+    classifier.set_class_head(base_only)
+    alone = classifier.probabilities(classifier(embeddings()), independent=True)
+    assert torch.allclose(alone, classifier.probabilities(classifier(embeddings())), rtol=1e-6)
+    classifier.set_class_head(added_classes("max").concat(text.select(SPLIT.classes)))
+    scores = classifier.probabilities(classifier(embeddings()), independent=True)
+    assert torch.equal(scores[:, 2:2 + SPLIT.num_base], alone)
+    reference = [*range(SPLIT.num_base), *([len(NAMES)] if background else [])]
+    for row, row_logits in zip(scores[:, 2:].tolist(), logits.tolist()):
+        others = sum(math.exp(row_logits[column]) for column in reference)
+        for column in range(len(NAMES)):
+            own = math.exp(row_logits[column])
+            base = column < SPLIT.num_base
+            assert row[column] == pytest.approx(own / (others if base else own + others), rel=1e-5)
+
+
+def test_independent_scores_need_something_to_compare_with():
+    classifier = CosineClassifier(embed_dim=WIDTH, background=False).eval()
+    classifier.set_class_head(make_head())
+    logits = classifier(embeddings())
+    assert torch.equal(classifier.probabilities(logits, independent=True), classifier.probabilities(logits))

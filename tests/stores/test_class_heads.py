@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead, import_matrix
+from ovd.stores.head_forms import Terms
 from ovd.stores.manifest import Manifest, fingerprint, require
 from ovd.stores.scoring import BLOCK
 from ovd.vocabulary.classes import COCO_NAMES, LVIS_NAMES
 
 FORMS = [("cosine", "single"), ("linear", "single"), ("euclid", "single"), ("cosine", "mean_logit"), ("linear", "max"),
-         ("euclid", "max"), ("cosine", "max"), ("cosine", "exp_sum"), ("linear", "mean_logit")]
+         ("euclid", "max"), ("cosine", "max"), ("cosine", "exp_sum"), ("linear", "mean_logit"),
+         ("cosine", "log_mean_exp")]
 
 
 def make_head(classes=3, dim=8, vectors=1, norm="cosine", reduce="single", seed=0, bias=False, ragged=False,
@@ -55,6 +57,8 @@ def slow_logits(head: ClassHead, x: torch.Tensor) -> np.ndarray:
                 terms.append(sum(x[n] * w) / math.sqrt(sum(x[n] ** 2)) / math.sqrt(sum(w ** 2)))
         if head.reduce == "exp_sum":
             value = sum(math.exp(-head.beta * (1 - t)) for t in terms)
+        elif head.reduce == "log_mean_exp":
+            value = math.log(sum(math.exp(head.scale * t) for t in terms) / len(terms)) / head.scale
         else:
             value = max(terms) if head.reduce == "max" else sum(terms) / len(terms)
         result[n, c] = head.scale * value + (0 if head.bias is None else float(head.bias[c]))
@@ -178,9 +182,9 @@ def test_concat_pads_lists_and_counts_them():
 @pytest.mark.parametrize("change, message", [
     ({"dim": 9}, "widths 8 and 9 differ"),
     ({"stats": {"clip": "sha256:other"}}, r"different CLIPs \(unknown, sha256:other\)"),
-    ({"norm": "linear"}, "norms cosine and linear differ"),
-    ({"scale": 10.0}, "scale 20.0 and 10.0 differ"),
-    ({"reduce": "exp_sum"}, "single and exp_sum"),
+    ({"stats": {"space": "fcos:sha256:1"}}, "different embedding spaces"),
+    ({"norm": "linear"}, r"norms cosine and linear differ; .* as_cosine\(\)"),
+    ({"scale": 10.0, "background": torch.ones(8)}, "background row is of a head of another form"),
     ({"prefix": "class"}, "'class 0' is in both"),
     ({"background": torch.zeros(8)}, "background rows differ"),
 ])
@@ -252,6 +256,15 @@ W = torch.ones(2, 1, 4)
     ({"scale": math.nan}, "scale nan"),
     ({"counts": torch.tensor([1, 2])}, "counts must lie between 1 and 1"),
     ({"provenance": ({},)}, "provenance of 1 classes"),
+    ({"reduce": "mixed"}, "mixed classes need terms"),
+    ({"terms": Terms.of(2, 1, "single", 1.0)}, "the other reductions take none"),
+    ({"reduce": "mixed", "norm": "linear", "terms": Terms.of(2, 1, "single", 1.0)}, "by cosine, not linear"),
+    ({"reduce": "mixed", "terms": Terms.of(2, 2, "max", 1.0)}, r"mix have shape \[2, 2\], expected \[2, 1\]"),
+    ({"reduce": "mixed", "terms": Terms([0, 9], [1, 1], W[:, 0, :1], W[:, 0, :1])}, "'b' has a kind that is none of"),
+    ({"reduce": "mixed", "terms": Terms([0, 1], [1, 0], W[:, 0, :1], W[:, 0, :1])}, "'b' has a scale that is not"),
+    ({"reduce": "mixed", "terms": Terms([0, 1], [1, math.nan], W[:, 0, :1], W[:, 0, :1])}, "scales of class 'b' have"),
+    ({"reduce": "mixed", "terms": Terms([0, 1], [1, 1], W[:, 0, :1], -W[:, 0, :1])}, "'a' has a beta below 0"),
+    ({"reduce": "mixed", "terms": Terms([0, 3], [1, 1], W[:, 0, :1], 0 * W[:, 0, :1])}, "'b' has log_mean_exp without"),
 ])
 def test_parts_that_do_not_fit_are_refused(kwargs, message):
     with pytest.raises(UserError, match=message):
@@ -265,6 +278,12 @@ def test_another_width_or_clip_is_refused_naming_both():
         head.check(dim=512)
     with pytest.raises(UserError, match="CLIP sha256:abc, needed is sha256:def"):
         head.check(clip="sha256:def")
+    with pytest.raises(UserError, match="embedding space sha256:abc, needed is fcos:1"):
+        head.check(space="fcos:1")
+    other = make_head(stats={"space": "fcos:1"})
+    assert (head.check(space="sha256:abc").space, other.check(space="fcos:1").space) == ("sha256:abc", "fcos:1")
+    with pytest.raises(UserError, match="CLIP unknown, needed"):
+        other.check(clip="sha256:abc")
     with pytest.raises(UserError, match=r"shape \[2, 9\] for a class head of width 8"):
         head.logits(torch.ones(2, 9))
 

@@ -9,6 +9,7 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
+from ovd.errors import UserError
 from ovd.models.classifier import CosineClassifier
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.scoring import class_logits
@@ -35,6 +36,9 @@ class MultiLabelClassifier(nn.Module):
                  scaler: float | None = None, bias: float | None = None) -> None:
         super().__init__()
         known = CosineClassifier(class_head, split, data_root, embed_dim, background=False)
+        if known.kinds_C is not None:
+            raise UserError("multi-label distillation takes a cosine head of one form (single, mean_logit or max) with "
+                            "one bias for all its classes: give the text head that the detector learns from")
         self.embed_dim, self.num_classes, self.reduce = known.embed_dim, known.num_base, known.reduce
         self.register_buffer("classes_CMD", known.classes_CMD[:known.num_base], persistent=False)
         self.register_buffer("counts_C", known.counts_C[:known.num_base], persistent=False)
