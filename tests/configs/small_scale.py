@@ -113,6 +113,8 @@ def shrink(cfg: Config, num_classes: int) -> None:
             part.update(n_way=2, k_shot=2, n_query=1)
         elif kind == "PreciseBNHook":
             part["batches"] = 1
+        if part.get("norm_groups"):
+            part["norm_groups"] = 4
     if cfg.model.neck.in_channels == [256, 512, 1024, 2048]:  # not where a tower brings its own weights
         make_narrow(cfg.model)
     for _, part in walk(cfg.model):
@@ -125,6 +127,7 @@ def shrink(cfg: Config, num_classes: int) -> None:
             loader.update(num_workers=0, persistent_workers=False, pin_memory=False, batch_size=size)
             if loader.get("collate_fn"):
                 loader.batch_size = 1  # a batch is an episode
+    cfg.load_from = None
     if cfg.get("train_cfg"):
         cfg.train_cfg.update({"max_iters": 1} if "max_iters" in cfg.train_cfg else {"max_epochs": 1})
     cfg.default_hooks.checkpoint.update(interval=10**6, save_last=False)
