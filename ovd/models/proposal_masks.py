@@ -1,17 +1,13 @@
 """Masks for given boxes from the class-agnostic mask head of a trained detector."""
 
 import os
-from pathlib import Path
 
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.model import revert_sync_batchnorm
 from mmengine.structures import InstanceData
 
-from ovd.engine.checkpoints import load_exactly, read_checkpoint
-from ovd.engine.config import walk
+from ovd.engine.inference import load_detector
 from ovd.errors import UserError
 
 
@@ -27,14 +23,9 @@ class ProposalMasks:
     """
 
     def __init__(self, cfg: Config, checkpoint: str | os.PathLike, device: torch.device) -> None:
-        for _, part in walk(cfg.model):
-            if isinstance(part.get("init_cfg"), dict) and part["init_cfg"].get("type") == "Pretrained":
-                part["init_cfg"] = None
         if not (cfg.model.get("roi_head") or {}).get("mask_head"):
             raise UserError(f"{cfg.filename}: has no mask head, so it makes no masks")
-        weights = read_checkpoint(checkpoint)["state_dict"]
-        self.model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(device).eval()
-        load_exactly(self.model, weights, Path(checkpoint))
+        self.model = load_detector(cfg, checkpoint, device)
         self.pipeline = Compose(cfg.test_dataloader.dataset.pipeline)
 
     @torch.inference_mode()
