@@ -13,11 +13,6 @@ with read_base():
     from .._base_.runtime import *
     from .._base_.schedules.shapes_600 import *
 
-boxes_pipeline = [
-    text_only_pipeline[0],
-    dict(text_only_pipeline[1], with_mask=False),
-    *text_only_pipeline[2:],
-]
 strides = [8, 16, 32]
 for part in ("data_preprocessor", "backbone", "neck"):
     model[part] = tower[part]
@@ -26,5 +21,6 @@ model["neck"].update(start_level=1, num_outs=len(strides))
 model["bbox_head"].update(
     in_channels=width, feat_channels=width, stacked_convs=2, strides=strides, split=split, data_root=data_root,
     regress_ranges=((-1, 24), (24, 48), (48, 1e8)), norm_cfg=dict(type="GN", num_groups=8))
-train_dataloader["dataset"].update(region_store=None, pipeline=boxes_pipeline)
+text_only_pipeline[1].update(with_mask=False)
+train_dataloader["dataset"].update(region_store=None, pipeline=text_only_pipeline)
 test_evaluator["metric"] = "bbox"

@@ -1,12 +1,8 @@
-"""FCOS on ResNet-50 as Sylph's base detector has it: levels P3 to P7, towers of four convolutions, 1x1 classifier.
+"""FCOS on ResNet-50 as Sylph's base detector has it: levels P3 to P7, towers of four convolutions, 1x1 classifier."""
 
-The code generators beside it are settings to put into ``model["code_generator"]``, with ``support_extractor``.
-"""
-
-from mmdet.models import FPN, DetDataPreprocessor, ResNet, SingleRoIExtractor
+from mmdet.models import FPN, DetDataPreprocessor, ResNet
 from mmdet.models.losses import FocalLoss, GIoULoss
 
-from ovd.fewshot.hypernetworks import ConvolutionalCodeGenerator, OnceCodeGenerator, TransformerCodeGenerator
 from ovd.models.sylph import CodeFCOSHead, SylphFCOS
 
 model = dict(
@@ -27,9 +23,3 @@ model = dict(
         loss_bbox=dict(type=GIoULoss, loss_weight=1.0)),
     test_cfg=dict(score_thr=0.05, nms_pre=1000, nms=dict(type="nms", iou_threshold=0.6), max_per_img=100),
 )
-support_extractor = dict(
-    type=SingleRoIExtractor, roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=0), out_channels=256,
-    featmap_strides=[8, 16, 32, 64, 128], finest_scale=56)
-code_generator = dict(type=ConvolutionalCodeGenerator, in_channels=256, out_channels=256)
-transformer_generator = dict(type=TransformerCodeGenerator, in_channels=256, out_channels=256)
-once_generator = dict(type=OnceCodeGenerator, in_channels=256, out_channels=256)
