@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ovd.data.annotations import Annotation, Annotations, Category, Image
+from ovd.data.annotations import Annotations
 from ovd.errors import UserError, nearest
 from ovd.fewshot.shot_checks import check_inside, check_record, image_sizes
 from ovd.fewshot.shot_file import read_shot_file, shot_file_bytes
+from ovd.fewshot.shot_records import annotations_of
 from ovd.fewshot.shot_sampling import candidates, drawing_order, take
 from ovd.stores.atomic import write_bytes
 from ovd.stores.manifest import canonical_json, fingerprint_json
@@ -222,7 +223,7 @@ class ShotSet:
                     check_record(shot, canonical(name), records.get(shot.annotation_id), names, path)
 
     def to_annotations(self, image_root: str | Path | None = None, *, category_ids: Mapping[str, int] | None = None,
-                       instance_wise: bool = False) -> Annotations:
+                       source: Annotations | None = None, instance_wise: bool = False) -> Annotations:
         """The chosen boxes alone as the records of a COCO json, for fine-tuning with any config.
 
         Annotations keep their ids where all have one of their own, else they are numbered from 1. A box that two
@@ -231,30 +232,11 @@ class ShotSet:
         Args:
             image_root: Where the images lie; needed where the shots do not know the images' sizes.
             category_ids: Ids by class name; by default from 1, in the order of the classes.
+            source: Records that the shots are of: masks and areas are taken from them, by annotation id. Without it,
+                there are no masks, and areas are the boxes'.
             instance_wise: One image record for each shot, with that box alone (images are then numbered from 1).
         """
-        unknown = {shot.image for shot in self.shots() if shot.size is None}
-        if unknown and image_root is None:
-            raise UserError(f"the size of image {min(unknown)} is not known; give the folder of the images")
-        sizes = image_sizes(unknown, Path(image_root)) if unknown else {}
-        given = {canonical(name): number for name, number in (category_ids or {}).items()}
-        ids = {name: given[canonical(name)] if given else number for number, name in enumerate(self.classes, 1)}
-        entries = [(name, shot) for name, shots in self.classes.items()
-                   for shot in (shots if instance_wise else dict.fromkeys(shots))]
-        numbers = [shot.annotation_id for _, shot in entries]
-        if None in numbers or len(set(numbers)) < len(numbers):
-            numbers = list(range(1, 1 + len(entries)))
-        images, records = {}, []
-        for place, (number, (name, shot)) in enumerate(zip(numbers, entries), 1):
-            image_id = place if instance_wise else shot.image_id
-            width, height = shot.size or sizes[shot.image]
-            images[image_id] = Image(image_id, height, width, file_name=shot.image)
-            x1, y1, x2, y2 = shot.box
-            records.append(Annotation(number, image_id, ids[name], (x1, y1, x2 - x1, y2 - y1),
-                                      (x2 - x1) * (y2 - y1), crowd_flag=0))
-        categories = [Category(number, name) for name, number in sorted(ids.items(), key=lambda item: item[1])]
-        return Annotations([images[key] for key in sorted(images)], records, categories)
-
+        return annotations_of(self, image_root, category_ids, source, instance_wise)
 
 
 def sample_shots(annotations: Annotations, names: Sequence[str], k: int | Mapping[str, int], seed: int, *,
