@@ -51,9 +51,13 @@ def text_rows(clip: ClipModel, texts: Sequence[str], style: PromptStyle | None) 
     if style is None:
         head = class_embeddings(clip, texts, _AS_IT_IS)
     else:
-        head = class_embeddings(clip, [_ARTICLE.sub("", text.strip(), count=1) if _ARTICLE.match(text.strip()) else text
-                                       for text in texts], replace(style, normalize_mean=True))
+        head = class_embeddings(clip, list(map(without_article, texts)), replace(style, normalize_mean=True))
     return F.normalize(head.weights[:, 0], dim=-1).numpy()
+
+
+def without_article(text: str) -> str:
+    """``a red star`` as ``red star``, for prompt templates, which bring articles of their own; others as they are."""
+    return _ARTICLE.sub("", text.strip(), count=1) if _ARTICLE.match(text.strip()) else text
 
 
 def example_rows(clip: ClipModel, store: RegionStore,

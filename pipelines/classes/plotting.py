@@ -1,0 +1,86 @@
+"""``ovd classes plot``: the classes' vectors in a plane, to see which are near each other.
+
+Shapes: C classes, D embedding width.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ovd.errors import UserError
+from ovd.stores.atomic import atomic_write
+from ovd.stores.class_registry import ClassRegistry
+from pipelines.classes.origins import Origin
+from pipelines.classes.showing import directions
+
+_MARKS = {("text",): ("o", "#3d5a80", "text"), ("boxes",): ("s", "#ee6c4d", "boxes"),
+          ("text", "boxes"): ("D", "#6a994e", "text + boxes")}
+_OTHER = ("^", "#7d7d7d", "other")
+
+
+def plot_classes(out: str | Path, registry: str | Path = "data/classes") -> Path:
+    """Write a picture of all classes: the first two principal components of their directions, labelled.
+
+    Raises:
+        UserError: A registry with fewer than three classes, another kind of file.
+    """
+    out, there = Path(out), ClassRegistry(registry)
+    if out.suffix != ".png":
+        raise UserError(f"{out}: write a .png file")
+    head = there.head()
+    if len(head) < 3:
+        raise UserError(f"{there.path}: {len(head)} class{'es' if len(head) > 1 else ''}, a plane needs three or more; "
+                        "see ovd classes show for cosines")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points_C2, shares = plane(directions(head).numpy().astype(np.float64))
+    side = float(np.clip(4 + 0.9 * np.sqrt(len(head)), 7, 18))
+    figure = Figure(figsize=(side * 1.25, side), layout="constrained", dpi=110)
+    axis = figure.add_subplot()
+    marks = [_MARKS.get(Origin.of(origin).sources, _OTHER) for origin in head.provenance]
+    for mark in dict.fromkeys(marks):
+        rows = [row for row, other in enumerate(marks) if other == mark]
+        axis.scatter(*points_C2[rows].T, marker=mark[0], color=mark[1], label=mark[2], s=30, zorder=2)
+    labels = [axis.annotate(name, point, parse_math=False, fontsize=8 if len(head) <= 150 else 5, color="#333333",
+                            textcoords="offset points", xytext=(5, 3), zorder=3)
+              for name, point in zip(head.names, points_C2)]
+    axis.margins(0.12)
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    _spread(labels, figure)
+    axis.set_title(f"{len(head)} classes: first two principal components of their unit vectors "
+                   f"({100 * shares[:2].sum():.0f} % of the variance)", fontsize=10)
+    axis.set_xlabel(f"component 1 ({100 * shares[0]:.0f} %)")
+    axis.set_ylabel(f"component 2 ({100 * shares[1]:.0f} %)")
+    axis.legend(loc="best", fontsize=8)
+    axis.grid(alpha=0.25)
+    with atomic_write(out) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    print(f"{out}: {len(head):,} classes")
+    return out
+
+
+def plane(rows_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows on their first two principal components, ``[C, 2]``, and each component's share of the variance.
+
+    A component points to where its largest value is positive, so that the same rows give the same picture.
+    """
+    centred_CD = rows_CD - rows_CD.mean(0)
+    left, values, _ = np.linalg.svd(centred_CD, full_matrices=False)
+    points_C2 = left[:, :2] * values[:2]
+    points_C2 *= np.where(points_C2[np.abs(points_C2).argmax(0), (0, 1)] < 0, -1.0, 1.0)
+    total = (values**2).sum()
+    return points_C2, values**2 / total if total else np.zeros_like(values)
+
+
+def _spread(labels: list, figure) -> None:
+    """Move labels that cover others up or down, a line at a time."""
+    taken: list = []
+    for label in labels:
+        for lines in (0, 1, -1, 2, -2, 3, -3):
+            label.set_position((5, 3 + lines * label.get_fontsize()))
+            box = label.get_window_extent(figure.canvas.get_renderer())
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
