@@ -22,6 +22,7 @@ STAGES = {
     "shapes-clip": ("shapes_clip", "train the small CLIP of the embedded benchmark"),
     "voc-to-coco": ("voc_to_coco", "convert PASCAL VOC's XML annotations into a COCO-style json"),
     "build-zsl": ("splits", "write base-only and generalised annotation files"),
+    "shots": ("shots", "choose and import the support boxes (shots) of classes"),
     "proposals": ("proposals", "extract, import and export region proposals"),
     "class-embeddings": ("class_embeddings", "CLIP text embeddings of class names"),
     "embed-regions": ("region_embeddings", "CLIP image embeddings of proposals"),
