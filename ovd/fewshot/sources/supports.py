@@ -26,6 +26,7 @@ class Supports:
         scale: Of the heads that are made: the CLIP's own (100), so that they stand beside text classes.
         stats: Of these heads: ``{"clip": fingerprint}``, and ``"space"`` where the vectors are of another space.
         provenance: For each class, where its vectors come from.
+        bias: That the CLIP adds to all its logits (one trained with sigmoids, SigLIP); None for none.
 
     Raises:
         UserError: No classes or vectors, a class without a vector, a name that occurs twice, NaN, a vector of zeros.
@@ -37,6 +38,7 @@ class Supports:
     scale: float = 100.0
     stats: Mapping[str, Any] = field(default_factory=dict)
     provenance: Sequence[Mapping[str, Any]] = ()
+    bias: float | None = None
 
     def __post_init__(self) -> None:
         vectors_SD = torch.as_tensor(self.vectors_SD).detach().to("cpu", torch.float32)
@@ -92,14 +94,26 @@ class Supports:
             lists_CMD[label, :counts_C[label]] = self.vectors_SD[self.class_of_S == label]
         return lists_CMD, counts_C
 
+    def check(self, head: ClassHead, what: str) -> None:
+        """UserError for a head whose logits do not go with these vectors: another space or width, no cosines."""
+        head.check(dim=self.dim)
+        ours = self.stats.get("space", self.stats.get("clip"))
+        if head.space != ours:
+            raise UserError(f"support vectors: the {what} head is of the embedding space {str(head.space)[:15]}, the "
+                            f"vectors are of {str(ours)[:15]}; make both with the same")
+        if head.norm != "cosine":
+            raise UserError(f"support vectors: the {what} head goes by norm {head.norm}, needed is cosine")
+
     def head(self, method: str, weights_CMD: Tensor, settings: Mapping[str, Any] | None = None,
              **form: Any) -> ClassHead:
         """A class head of these classes that says how it was made.
 
         Args:
             settings: Of the method, plain values; kept in the provenance.
-            form: Of the :class:`ClassHead`.
+            form: Of the :class:`ClassHead`; a ``bias`` is added to the CLIP's.
         """
+        if self.bias is not None:
+            form["bias"] = torch.as_tensor(form.get("bias", 0.0)) + torch.full((len(self.names),), self.bias)
         made = {"method": method, **({"settings": dict(settings)} if settings else {})}
         provenance = [{**made, "shots": shots, **given} for shots, given in zip(self.shots_C.tolist(), self.provenance)]
         return ClassHead(self.names, weights_CMD, scale=self.scale, provenance=tuple(provenance), stats=self.stats,
