@@ -45,10 +45,10 @@ class EpisodeDataset(Dataset):
     """A dataset whose item ``i`` is an episode with the class ``anchors[i]`` and n - 1 others.
 
     An item is ``{"inputs": [...], "data_samples": [...]}`` with first the n q queries, then the supports, class by
-    class. Samples have the metainfo ``role`` (``"query"`` or ``"support"``), ``episode_classes`` (names) and
-    ``episode_labels`` (labels in the split). A support has exactly one box; its label, and that of a query's boxes, is
-    the class' index in the episode. Boxes of other classes on queries are left out, so they count as background, or
-    (``others="keep"``) have the label n + label in the split.
+    class. Samples have the metainfo ``role`` (``"query"`` or ``"support"``), ``episode_classes`` (names),
+    ``episode_labels`` (labels in the split) and ``others`` (below). A support has exactly one box; its label, and that
+    of a query's boxes, is the class' index in the episode. Boxes of other classes on queries are left out, so they
+    count as background, or (``others="keep"``) have the label n + label in the split.
 
     Which images and boxes are drawn depends on numpy's global generator only, which :class:`ReplayableDataset
     <ovd.engine.sampling.ReplayableDataset>` seeds by seed and position: a run that is resumed, or has more workers,
@@ -158,7 +158,8 @@ class EpisodeDataset(Dataset):
         labels = {label: position for position, label in enumerate(episode.classes)}
         if self.others == "keep":
             labels = {**{label: n_way + label for label in range(len(names))}, **labels}
-        info = {"episode_classes": tuple(names[label] for label in episode.classes), "episode_labels": episode.classes}
+        info = {"episode_classes": tuple(names[label] for label in episode.classes), "episode_labels": episode.classes,
+                "others": self.others}
         items = []
         for _, image in episode.queries:
             items.append(self._process(image, {**info, "role": "query"}, self.dataset.pipeline, lambda instances: [

@@ -5,6 +5,7 @@ from ovd.models.cascade import ViLDCascadeRoIHead
 from ovd.models.classifier import CosineClassifier
 from ovd.models.clip_backbone import ClipResNet, clip_normalisation
 from ovd.models.dense_clip import DenseClipScore
+from ovd.models.hyper_roi import EpisodeLoss, HyperViLD, ResidualCodes
 from ovd.models.losses import RegionDistillationLoss
 from ovd.models.oadp import BlockHead, GlobalHead, OADPRoIHead
 from ovd.models.sylph import CodeFCOSHead, SylphFCOS
@@ -14,5 +15,6 @@ from ovd.models.vild_head import ViLDBBoxHead, ViLDImageHead
 from ovd.models.vild_roi_head import ViLDRoIHead
 
 __all__ = ["BlockHead", "ClipResNet", "CodeFCOSHead", "CosineClassifier", "CosineLinear", "DenseClipScore",
-           "FineTunedFasterRCNN", "GlobalHead", "OADPRoIHead", "RegionDistillationLoss", "SylphFCOS", "ViLD",
-           "ViLDBBoxHead", "ViLDCascadeRoIHead", "ViLDImageHead", "ViLDRoIHead", "clip_normalisation"]
+           "EpisodeLoss", "FineTunedFasterRCNN", "GlobalHead", "HyperViLD", "OADPRoIHead", "RegionDistillationLoss",
+           "ResidualCodes", "SylphFCOS", "ViLD", "ViLDBBoxHead", "ViLDCascadeRoIHead", "ViLDImageHead", "ViLDRoIHead",
+           "clip_normalisation"]
