@@ -11,7 +11,7 @@ from ovd.errors import UserError, nearest
 from ovd.fewshot.episodic import fitted, maml, relation, training_free
 from ovd.fewshot.episodic.tasks import Tasks
 
-_FIT = {"lr": (0.01, 0.1, 1.0), "init": fitted.INITS}
+_FIT = {"tau": (10.0, 30.0, 100.0), "lr": (0.01, 0.1, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Head:
 HEADS: dict[str, Head] = {
     "prototype": Head(training_free.prototype, method=("prototype", {})),
     "prototype-euclid": Head(training_free.euclidean_prototype, method=("prototype", {"norm": "euclid"})),
-    "matching": Head(training_free.matching, {"scale": (3.0, 10.0, 30.0, 100.0)}, method=("matching", {})),
+    "matching": Head(training_free.matching, {"tau": (3.0, 10.0, 30.0, 100.0)}, method=("matching", {})),
     "tip": Head(training_free.tip_cache, {"beta": (1.0, 3.0, 5.5, 10.0, 30.0)},
                 {"alpha": (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)}, method=("tip", {})),
     "tip-f": Head(fitted.tip_fitted, {"beta": (1.0, 5.5, 30.0), "lr": (0.01, 0.1, 1.0)},
                   {"alpha": (1.0, 10.0, 100.0)}, method=("tip-f", {})),
     "linear": Head(fitted.linear, _FIT, method=("linear", {})),
-    "cosine": Head(fitted.cosine, {"scale": (5.0, 20.0), **_FIT}, method=("cosine", {})),
-    "negative-margin": Head(fitted.negative_margin, {"scale": (5.0, 20.0), "margin": (-0.01, -0.1), **_FIT},
+    "cosine": Head(fitted.cosine, _FIT, method=("cosine", {})),
+    "negative-margin": Head(fitted.negative_margin, {"margin": (-0.01, -0.1), **_FIT},
                             method=("negative-margin", {})),
     "text": Head(training_free.text),
 }

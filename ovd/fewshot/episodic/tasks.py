@@ -57,9 +57,9 @@ class Tasks:
         """The class of each query, long."""
         return torch.arange(self.way).repeat_interleave(self.query_EQD.shape[1] // self.way)
 
-    def generators(self) -> Iterator[np.random.Generator]:
-        """One for each episode, apart from the one that drew it."""
-        return (np.random.default_rng([self.seed, number, 1]) for number in self.numbers)
+    def fit_seed(self, number: int) -> int:
+        """From which the fit of episode ``number`` draws its batches."""
+        return int(np.random.SeedSequence([self.seed, number, 1]).generate_state(1)[0])
 
 
 def blocks(objects: EmbeddedObjects, episodes: Episodes, text_logits_NC: np.ndarray | None = None,

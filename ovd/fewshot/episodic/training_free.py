@@ -14,10 +14,10 @@ from ovd.errors import UserError
 from ovd.fewshot.episodic.tasks import Tasks
 
 
-def prototype(tasks: Tasks, *, scale: float = 10.0) -> Tensor:
-    """``scale * cos(q, mean_c)`` (Meta-Baseline, Chen et al. 2021, eq. 3); the scale changes no answer."""
+def prototype(tasks: Tasks, *, tau: float = 10.0) -> Tensor:
+    """``tau * cos(q, mean_c)`` (Meta-Baseline, Chen et al. 2021, eq. 3); tau changes no answer."""
     means_END = F.normalize(tasks.support_ENKD.mean(dim=2), dim=-1)
-    return scale * torch.bmm(tasks.query_EQD, means_END.mT)
+    return tau * torch.bmm(tasks.query_EQD, means_END.mT)
 
 
 def euclidean_prototype(tasks: Tasks) -> Tensor:
@@ -25,14 +25,14 @@ def euclidean_prototype(tasks: Tasks) -> Tensor:
     return -torch.cdist(tasks.query_EQD, tasks.support_ENKD.mean(dim=2), compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def matching(tasks: Tasks, *, scale: float = 100.0) -> Tensor:
-    """``log(mean over a class's supports of exp(scale * cos))``.
+def matching(tasks: Tasks, *, tau: float = 100.0) -> Tensor:
+    """``log(mean over a class's supports of exp(tau * cos))``.
 
     The log of MatchingNet's class probability (Vinyals et al. 2016, eq. 1: a softmax over all supports, then the mean
     within each class) up to the softmax's normaliser, which all classes share.
     """
     cosines_EQNK = cosines_to_supports(tasks.query_EQD, tasks.support_ESD, tasks.way)
-    return torch.logsumexp(scale * cosines_EQNK, dim=-1) - math.log(tasks.shot)
+    return torch.logsumexp(tau * cosines_EQNK, dim=-1) - math.log(tasks.shot)
 
 
 def tip_cache(tasks: Tasks, *, alpha: float = 1.0, beta: float = 5.5) -> Tensor:
