@@ -170,13 +170,13 @@ def _text_classes(cfg: "Config", root: Path, file: str | Path | None, names: Seq
     import torch
 
     from ovd.engine.preflight import check_pair
-    from ovd.stores.class_heads import ClassHead
+    from ovd.stores.class_registry import load_classes
 
     if file is None and not isinstance(cfg.get("class_head"), str):
         raise UserError(f"{cfg.filename}: class_head is not set; set it, pass --class-head, or judge by the neighbours "
                         "alone with --no-text")
     path = Path(file) if file else root / cfg.class_head
-    head = ClassHead.load(path)
+    head = load_classes(path)
     check_pair(path, head, regions.path, regions)
     try:
         head = head.select(names)

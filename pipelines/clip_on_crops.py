@@ -169,12 +169,12 @@ def _metric(cfg: "Config", kinds: Sequence[str] | None, with_masks: bool) -> "Op
 
 
 def _class_head(cfg: "Config", file: str | Path | None, classes: Sequence[str]) -> tuple[Path, "ClassHead"]:
-    from ovd.stores.class_heads import ClassHead
+    from ovd.stores.class_registry import load_classes
 
     if file is None and not isinstance(cfg.get("class_head"), str):
         raise UserError(f"{cfg.filename}: class_head is not set; set it, or pass --class-head")
     path = Path(file) if file else Path(cfg.get("data_root") or "", cfg.class_head)
-    head = ClassHead.load(path)
+    head = load_classes(path)
     try:
         return path, head.select(classes)
     except UserError as error:

@@ -94,9 +94,9 @@ def _texts(path: Path, store: "RegionStore") -> "np.ndarray":
     import torch.nn.functional as F
 
     from ovd.engine.preflight import check_pair
-    from ovd.stores.class_heads import ClassHead
+    from ovd.stores.class_registry import load_classes
 
-    head = ClassHead.load(path)
+    head = load_classes(path)
     check_pair(path, head, store.path, store)
     return F.normalize(head.weights[:, 0], dim=-1).numpy()
 

@@ -227,12 +227,12 @@ def _check_examples(examples: "Sequence[Example]", images: "Mapping[int, Image]"
 def _query_of_head(name: str, path: Path | None, regions: "RegionStore") -> Query:
     from ovd.clip.queries import unit_rows
     from ovd.engine.preflight import check_pair
-    from ovd.stores.class_heads import ClassHead
+    from ovd.stores.class_registry import load_classes
 
     if path is None:
         raise UserError(f"--class {name}: the config has no class_head with its text; say what it looks like with "
                         "--text, or show it with --example")
-    head = ClassHead.load(path)
+    head = load_classes(path)
     check_pair(path, head, regions.path, regions)
     try:
         weights_MD = head.select([name]).weights[0].numpy()

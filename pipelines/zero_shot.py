@@ -18,7 +18,7 @@ from ovd.clip.towers import load_clip
 from ovd.data.annotations import image_path, load_annotations
 from ovd.data.boxes import corners
 from ovd.errors import UserError
-from ovd.stores.class_heads import ClassHead
+from ovd.stores.class_registry import load_classes
 from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, publish
 from ovd.vocabulary.splits import get_split
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     annotation_file = args.data_root / args.annotations
     clip = load_clip(args.pretrained, device=args.device)
-    head = ClassHead.load(args.class_head)
+    head = load_classes(args.class_head)
     if head.stats.get("clip") not in (None, clip.fingerprint):
         raise UserError(f"{args.class_head}: was made with another CLIP than {args.pretrained}; rebuild it with "
                         f"tools/class_embeddings.py --pretrained {args.pretrained}")

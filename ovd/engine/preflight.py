@@ -11,6 +11,7 @@ from ovd.clip.crops import CropRecipe
 from ovd.engine.config import walk
 from ovd.errors import UserError, nearest
 from ovd.stores.class_heads import ClassHead
+from ovd.stores.class_registry import load_classes
 from ovd.stores.manifest import fingerprint
 from ovd.stores.shards import RegionStore
 from ovd.vocabulary.classes import canonical
@@ -63,7 +64,7 @@ def check_inputs(inputs: list[Input]) -> None:
     for entry in inputs:
         if not entry.path.exists():
             raise UserError(f"{entry.path}: not found ({entry.key} of the config): {REMEDIES[entry.kind]}")
-    heads = {entry.path: ClassHead.load(entry.path) for entry in inputs if entry.kind == "class_head"}
+    heads = {entry.path: load_classes(entry.path) for entry in inputs if entry.kind == "class_head"}
     stores = {entry.path: (entry.kind, RegionStore(entry.path)) for entry in inputs if entry.kind in STORES}
     for store_path, (kind, store) in stores.items():
         if store.kind != "regions":
@@ -128,7 +129,7 @@ def check_class_heads(model: dict) -> None:
             continue
         root = Path(part.get("data_root") or "")
         path = root / part["class_head"]
-        head = ClassHead.load(path)
+        head = load_classes(path)
         if part.get("embed_dim") and part["embed_dim"] != head.dim:
             raise UserError(f"{path} has width {head.dim}, but the model's embeddings have {part['embed_dim']}: make "
                             f"it with the CLIP that the model imitates, or set embed_dim={head.dim} and train again")

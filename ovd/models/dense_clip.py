@@ -19,6 +19,7 @@ from ovd.clip.towers import load_clip
 from ovd.engine.config import walk
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
+from ovd.stores.class_registry import load_classes
 
 
 @MODELS.register_module()
@@ -54,7 +55,7 @@ class DenseClipScore(nn.Module):
         self.encoder = DenseEncoder(self.clip, *self._encoder_settings)
         self.temperature = temperature
         if class_embeddings is not None and not isinstance(class_embeddings, ClassHead):
-            class_embeddings = ClassHead.load(Path(data_root, class_embeddings))
+            class_embeddings = load_classes(Path(data_root, class_embeddings))
         self.own_head = class_embeddings
         self._current: tuple[ClassHead | None, ClassHead | None] = None, None
 
@@ -119,7 +120,7 @@ def check_dense_clip(model: dict) -> None:
     dense_clip = MODELS.build(model["dense_clip"])
     for _, part in walk(model):
         if isinstance(part.get("class_head"), str):
-            dense_clip.head_for(ClassHead.load(Path(part.get("data_root") or "", part["class_head"])))
+            dense_clip.head_for(load_classes(Path(part.get("data_root") or "", part["class_head"])))
 
 
 def rgb_images(preprocessor: DetDataPreprocessor, batch_inputs: Tensor, samples: SampleList) -> list[Tensor]:

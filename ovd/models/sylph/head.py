@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ovd.errors import UserError, nearest
 from ovd.models.sylph.evidence import Evidence
 from ovd.stores.class_heads import ClassHead
+from ovd.stores.class_registry import load_classes
 from ovd.vocabulary.splits import Split, get_split
 
 QUALITIES = ("centerness", "iou")
@@ -61,7 +62,7 @@ class CodeFCOSHead(FCOSHead):
             path = Path(data_root, split)
             split = get_split(str(path) if path.is_file() else str(split))
         if class_head is not None and not isinstance(class_head, ClassHead):
-            class_head = ClassHead.load(Path(data_root, class_head))
+            class_head = load_classes(Path(data_root, class_head))
         for name in quality:
             if name not in QUALITIES:
                 raise UserError(f"bbox_head.quality: {name!r} is no box quality{nearest(name, QUALITIES)}")
