@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
+from ovd.stores.class_registry import load_classes
 from ovd.stores.head_forms import Terms
 from ovd.stores.scoring import class_logits
 from ovd.vocabulary.classes import canonical
 from ovd.vocabulary.splits import Split, get_split
 
 # how the classes of a head become logits that a plain reduction does not cover; None for a head that it does
-_FORM = ("kinds_C", "scales_C", "mix_CM", "betas_CM", "bias_C")
+_FORM = ("kinds_C", "scales_C", "mix_CM", "betas_CM", "shifts_CM", "bias_C")
 
 
 @MODELS.register_module()
@@ -59,7 +60,7 @@ class CosineClassifier(nn.Module):
         self.temperature_train = temperature_train
         self.temperature_test = temperature_test
         if class_head is not None and not isinstance(class_head, ClassHead):
-            class_head = ClassHead.load(Path(data_root, class_head))
+            class_head = load_classes(Path(data_root, class_head))
         if class_head is None and embed_dim is None:
             raise UserError("a classifier needs a class head, or embed_dim to get one later: set class_head to the "
                             "file that tools/class_embeddings.py wrote")
@@ -119,7 +120,7 @@ class CosineClassifier(nn.Module):
         if bias_C is not None or head.reduce not in ("single", "mean_logit", "max"):
             terms = head.as_terms()
             bias_C = torch.full((len(head),), -0.0, dtype=torch.float64) if bias_C is None else bias_C / head.scale
-            own = terms.kinds, terms.scales / head.scale, terms.mix, terms.betas, bias_C
+            own = terms.kinds, terms.scales / head.scale, terms.mix, terms.betas, terms.shifts, bias_C
         for name, value in zip(_FORM, own or (None,) * len(_FORM)):
             setattr(self, name, None if value is None else value.to(device))
         self.classes_CMD = F.normalize(head.weights, dim=-1).to(device)
@@ -158,8 +159,9 @@ class CosineClassifier(nn.Module):
         vectors = self.classes_CMD[:visible], self.counts_C[:visible]
         if self.kinds_C is None:
             return class_logits(embeddings_ND, *vectors, norm="linear", reduce=self.reduce, scale=scale)
-        terms = Terms(self.kinds_C, self.scales_C * scale, self.mix_CM, self.betas_CM).rows(slice(visible))
-        logits_NC = class_logits(embeddings_ND, *vectors, norm="linear", reduce="mixed", terms=terms)
+        terms = Terms(self.kinds_C, self.scales_C * scale, self.mix_CM, self.betas_CM, self.shifts_CM)
+        logits_NC = class_logits(embeddings_ND, *vectors, norm="linear", reduce="mixed",
+                                 terms=terms.rows(slice(visible)))
         return logits_NC + (self.bias_C[:visible] * scale).float()
 
     def probabilities(self, logits: Tensor, independent: bool = False) -> Tensor:

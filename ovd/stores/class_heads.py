@@ -233,7 +233,7 @@ class ClassHead:
         ``mixed``, with this head's ``scale`` for the detector to divide by. Raises UserError for a name in both,
         another embedding space or width, another norm, or other linear or euclid forms.
         """
-        self._check_same_space(other)
+        self.check_space_of(other)
         if both := set(self.names) & set(other.names):
             raise UserError(f"class heads: the class {min(both)!r} is in both; blend them, or select the others first")
         reductions = {self.reduce, other.reduce}
@@ -250,8 +250,8 @@ class ClassHead:
         return replace(
             self, names=self.names + other.names, **form,
             weights=torch.cat([F.pad(h.weights, (0, 0, 0, vectors - h.weights.shape[1])) for h in heads]),
-            counts=torch.cat([h._all_counts() for h in heads]) if ragged else None,
-            bias=None if self.bias is None and other.bias is None else torch.cat([h._all_bias() for h in heads]),
+            counts=torch.cat([h.counts_C() for h in heads]) if ragged else None,
+            bias=None if self.bias is None and other.bias is None else torch.cat([h.bias_C() for h in heads]),
             background=background, provenance=self.provenance + other.provenance,
             stats=_common(self.stats, other.stats))
 
@@ -289,7 +289,7 @@ class ClassHead:
         Vectors are compared by direction in a cosine head: they are normalised before and after. Needs one vector a
         class on both sides. ``scale`` and background are this head's. Raises UserError as :meth:`concat`.
         """
-        self._check_same_space(other)
+        self.check_space_of(other)
         if not 0 <= lam <= 1:
             raise UserError(f"class heads: blend weight {lam}, expected 0 to 1")
         if self.reduce != "single" or other.reduce != "single":
@@ -302,19 +302,19 @@ class ClassHead:
         def mixed(a: Tensor, b: Tensor) -> Tensor:
             return (1 - lam) * a + lam * b
 
-        weights, bias, provenance = self.weights.clone(), self._all_bias(), list(self.provenance)
+        weights, bias, provenance = self.weights.clone(), self.bias_C(), list(self.provenance)
         if self.norm == "cosine":
             mix = mixed(F.normalize(self.weights[ours], dim=-1), F.normalize(other.weights[theirs], dim=-1))
             weights[ours] = F.normalize(mix, dim=-1)
         else:
             weights[ours] = mixed(self.weights[ours], other.weights[theirs])
-        bias[ours] = mixed(bias[ours], other._all_bias()[theirs])
+        bias[ours] = mixed(bias[ours], other.bias_C()[theirs])
         for i, j in zip(ours, theirs):
             provenance[i] = {"blend": [self.provenance[i], other.provenance[j]], "lam": float(lam)}
         return replace(
             self, names=self.names + tuple(other.names[i] for i in new),
             weights=torch.cat([weights, other.weights[new]]),
-            bias=None if self.bias is None and other.bias is None else torch.cat([bias, other._all_bias()[new]]),
+            bias=None if self.bias is None and other.bias is None else torch.cat([bias, other.bias_C()[new]]),
             background=self.background if self.background is not None else other.background,
             provenance=(*provenance, *(other.provenance[i] for i in new)), stats=_common(self.stats, other.stats))
 
@@ -328,10 +328,12 @@ class ClassHead:
             rows.append(row)
         return rows
 
-    def _all_counts(self) -> Tensor:
+    def counts_C(self) -> Tensor:
+        """How many vectors of each class are in use, int64 ``[C]``."""
         return torch.full((len(self),), self.weights.shape[1]) if self.counts is None else self.counts
 
-    def _all_bias(self) -> Tensor:
+    def bias_C(self) -> Tensor:
+        """A copy of the biases, float32 ``[C]``; -0 where there are none."""
         return torch.full((len(self),), -0.0) if self.bias is None else self.bias.clone()  # adding -0 changes no bit
 
     def _one_background(self, other: "ClassHead") -> Tensor | None:
@@ -351,7 +353,8 @@ class ClassHead:
             if head.background is not None and (head.reduce == "exp_sum" or head.scale != self.scale):
                 raise UserError("class heads: the background row is of a head of another form or scale; drop it")
 
-    def _check_same_space(self, other: "ClassHead") -> None:
+    def check_space_of(self, other: "ClassHead") -> None:
+        """UserError where the other's vectors are not comparable with these: another width, space or norm."""
         if self.dim != other.dim:
             raise UserError(f"class heads: widths {self.dim} and {other.dim} differ; make both with the same CLIP")
         if self.space != other.space:
@@ -366,7 +369,7 @@ class ClassHead:
              inputs: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Manifest:
         """Write the head (safetensors, all in one file) and its manifest; the same head gives the same bytes."""
         manifest = Manifest(KIND, stage, dict(config or {}), dict(inputs or {}), flags=dict(flags or {}),
-                            counts={"classes": len(self), "vectors": int(self._all_counts().sum()), "dim": self.dim})
+                            counts={"classes": len(self), "vectors": int(self.counts_C().sum()), "dim": self.dim})
         meta = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_TENSORS, "terms")}
         tensors = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
         tensors |= {} if self.terms is None else self.terms.tensors()

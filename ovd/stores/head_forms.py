@@ -22,23 +22,28 @@ _PREFIX = "terms."
 class Terms:
     """For each class, how its M cosines become its logit.
 
-    Vector m of class c gives the term ``mix[c, m] * cos``, or ``mix[c, m] * exp(-betas[c, m] * (1 - cos))`` where its
-    beta is not 0. The terms become the logit by the class's kind: ``scales[c]`` times their sum, mean or maximum, or
-    times ``log(mean(exp(tau * term))) / tau``, where ``tau`` is the class's first beta (the kernel is not in use then).
+    Vector m of class c gives the term ``mix[c, m] * cos + shifts[c, m]``, with ``exp(-betas[c, m] * (1 - cos))`` in
+    place of the cosine where its beta is not 0. The terms become the logit by the class's kind: ``scales[c]`` times
+    their sum, mean or maximum, or times ``log(mean(exp(tau * term))) / tau``, where ``tau`` is the class's first beta
+    (the kernel is not in use then).
 
     Attributes:
         kinds: int64 ``[C]``, positions in ``KINDS``.
         scales: float64 ``[C]``.
         mix: float64 ``[C, M]``.
         betas: float64 ``[C, M]``, at least 0.
+        shifts: float64 ``[C, M]``; None for zeros.
     """
 
     kinds: Tensor
     scales: Tensor
     mix: Tensor
     betas: Tensor
+    shifts: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.shifts is None:
+            object.__setattr__(self, "shifts", torch.full_like(torch.as_tensor(self.mix), -0.0))  # changes no bit
         for f in fields(self):
             dtype = torch.int64 if f.name == "kinds" else torch.float64
             value = torch.as_tensor(getattr(self, f.name)).detach().to(dtype).contiguous()
@@ -85,7 +90,8 @@ class Terms:
     def padded(self, vectors: int) -> "Terms":
         """With room for lists of ``vectors``."""
         more = vectors - self.mix.shape[1]
-        return replace(self, mix=F.pad(self.mix, (0, more), value=1.0), betas=F.pad(self.betas, (0, more)))
+        return replace(self, mix=F.pad(self.mix, (0, more), value=1.0), betas=F.pad(self.betas, (0, more)),
+                       shifts=F.pad(self.shifts, (0, more), value=-0.0))
 
     def rows(self, rows: Tensor | list[int] | slice) -> "Terms":
         """Of some of the classes."""

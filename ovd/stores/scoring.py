@@ -89,6 +89,7 @@ def _mixed(x_ND: Tensor, weights_BMD: Tensor, counts_B: Tensor, norm: str, terms
     scales_B = F.pad(terms.scales, (0, padding), value=1.0).float()
     mix_BM = F.pad(terms.mix, (0, 0, 0, padding), value=1.0).float()
     betas_BM = F.pad(terms.betas, (0, 0, 0, padding)).float()
+    shifts_BM = F.pad(terms.shifts, (0, 0, 0, padding)).float()
     is_lme_B = kinds_B == LOG_MEAN_EXP
     tau_B = torch.where(is_lme_B, betas_BM[:, 0], 1.0)
     kernel_BM = (betas_BM > 0) & ~is_lme_B[:, None]
@@ -96,7 +97,8 @@ def _mixed(x_ND: Tensor, weights_BMD: Tensor, counts_B: Tensor, norm: str, terms
     for index in range(weights_BMD.shape[1]):
         term_NB = _similarity(x_ND, weights_BMD[:, index].contiguous(), norm)
         heat_NB = torch.exp(-betas_BM[:, index] * (1 - term_NB))
-        term_NB = torch.where(kernel_BM[:, index], heat_NB, term_NB) * mix_BM[:, index] * tau_B
+        term_NB = torch.where(kernel_BM[:, index], heat_NB, term_NB) * mix_BM[:, index] + shifts_BM[:, index]
+        term_NB = term_NB * tau_B
         if result_NB is None:
             result_NB = term_NB
         else:

@@ -28,7 +28,8 @@ def random_head(reduce: str, prefix: str, seed: int, classes: int = 3, scale: fl
         betas = torch.rand(classes, vectors, generator=rng).round(decimals=1) * 5 + 0.5
         kernel = (torch.rand(classes, vectors, generator=rng) < 0.5) | (kinds == LOG_MEAN_EXP)[:, None]
         terms = Terms(kinds, torch.rand(classes, generator=rng).double() * 30 + 1 / 3,
-                      torch.randn(classes, vectors, generator=rng).double() / 3, betas.double() * kernel)
+                      torch.randn(classes, vectors, generator=rng).double() / 3, betas.double() * kernel,
+                      torch.randn(classes, vectors, generator=rng).double() / 5 if seed % 3 else None)
     weights = torch.randn(classes, vectors, DIM, generator=rng)
     counts = None if reduce == "single" else torch.randint(1, vectors + 1, (classes,), generator=rng)
     bias = torch.randn(classes, generator=rng) if seed % 2 else None
@@ -55,7 +56,7 @@ def slow_logits(head: ClassHead, x: torch.Tensor) -> np.ndarray:
             beta = float(terms.betas[c, m])
             if beta and terms.kinds[c] != LOG_MEAN_EXP:
                 cosine = math.exp(-beta * (1 - cosine))
-            values.append(float(terms.mix[c, m]) * cosine)
+            values.append(float(terms.mix[c, m]) * cosine + float(terms.shifts[c, m]))
         tau = float(terms.betas[c, 0])
         value = {MEAN: sum(values) / len(values), MAX: max(values)}.get(int(terms.kinds[c]), sum(values))
         if terms.kinds[c] == LOG_MEAN_EXP:
