@@ -9,12 +9,12 @@ from ovd.models.hyper_roi import EpisodeLoss, HyperViLD, ResidualCodes
 from ovd.models.losses import RegionDistillationLoss
 from ovd.models.oadp import BlockHead, GlobalHead, OADPRoIHead
 from ovd.models.sylph import CodeFCOSHead, SylphFCOS
-from ovd.models.tfa import CosineLinear, FineTunedFasterRCNN
+from ovd.models.tfa import CosineLinear, FineTunedFasterRCNN, FineTunedFCOSHead
 from ovd.models.vild import ViLD
 from ovd.models.vild_head import ViLDBBoxHead, ViLDImageHead
 from ovd.models.vild_roi_head import ViLDRoIHead
 
 __all__ = ["BlockHead", "ClipResNet", "CodeFCOSHead", "CosineClassifier", "CosineLinear", "DenseClipScore",
-           "EpisodeLoss", "FineTunedFasterRCNN", "GlobalHead", "HyperViLD", "OADPRoIHead", "RegionDistillationLoss",
-           "ResidualCodes", "SylphFCOS", "ViLD", "ViLDBBoxHead", "ViLDCascadeRoIHead", "ViLDImageHead", "ViLDRoIHead",
-           "clip_normalisation"]
+           "EpisodeLoss", "FineTunedFCOSHead", "FineTunedFasterRCNN", "GlobalHead", "HyperViLD", "OADPRoIHead",
+           "RegionDistillationLoss", "ResidualCodes", "SylphFCOS", "ViLD", "ViLDBBoxHead", "ViLDCascadeRoIHead",
+           "ViLDImageHead", "ViLDRoIHead", "clip_normalisation"]

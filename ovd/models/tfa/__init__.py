@@ -2,5 +2,6 @@
 
 from ovd.models.tfa.cosine_linear import CosineLinear
 from ovd.models.tfa.detectors import FineTunedFasterRCNN
+from ovd.models.tfa.fcos_head import FineTunedFCOSHead
 
-__all__ = ["CosineLinear", "FineTunedFasterRCNN"]
+__all__ = ["CosineLinear", "FineTunedFCOSHead", "FineTunedFasterRCNN"]
