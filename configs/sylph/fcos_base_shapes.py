@@ -14,13 +14,14 @@ with read_base():
     from .._base_.schedules.shapes_600 import *
 
 strides = [8, 16, 32]
+code_width = 256
 for part in ("data_preprocessor", "backbone", "neck"):
     model[part] = tower[part]
 model["data_preprocessor"].update(pad_mask=False)
 model["neck"].update(start_level=1, num_outs=len(strides))
 model["bbox_head"].update(
-    in_channels=width, feat_channels=width, stacked_convs=2, strides=strides, split=split, data_root=data_root,
-    regress_ranges=((-1, 24), (24, 48), (48, 1e8)), norm_cfg=dict(type="GN", num_groups=8))
+    in_channels=width, feat_channels=code_width, stacked_convs=2, strides=strides, split=split, data_root=data_root,
+    regress_ranges=((-1, 24), (24, 48), (48, 1e8)), norm_cfg=dict(type="GN", num_groups=16))
 text_only_pipeline[1].update(with_mask=False)
 train_dataloader["dataset"].update(region_store=None, pipeline=text_only_pipeline)
 test_evaluator["metric"] = "bbox"

@@ -17,9 +17,9 @@ from torch.optim import AdamW
 from ovd.data.episodes import EpisodeDataset
 
 load_from = "work_dirs/fcos_base_shapes/final.pth"
-iterations = 1000
+iterations = 500
 support_extractor.update(out_channels=width, featmap_strides=strides, finest_scale=24)
-convolutional.update(in_channels=width, out_channels=width, norm_groups=8)
+convolutional.update(in_channels=width, out_channels=code_width, norm_groups=8)
 model.update(code_generator=convolutional, support_extractor=support_extractor,
              frozen=["backbone", "neck", "bbox_head"])
 train_dataloader.update(batch_size=1, collate_fn=dict(type="one_episode"))

@@ -113,8 +113,9 @@ def shrink(cfg: Config, num_classes: int) -> None:
             part.update(n_way=2, k_shot=2, n_query=1)
         elif kind == "PreciseBNHook":
             part["batches"] = 1
-        if part.get("norm_groups"):
-            part["norm_groups"] = 4
+        for key in ("norm_groups", "num_groups"):
+            if part.get(key):
+                part[key] = 4
     if cfg.model.neck.in_channels == [256, 512, 1024, 2048]:  # not where a tower brings its own weights
         make_narrow(cfg.model)
     for _, part in walk(cfg.model):

@@ -1,0 +1,14 @@
+"""Sylph on LVIS v1, 866 base classes: generator and classification tower are meta-trained ("freeze partially").
+
+    tools/dist_train_multi.sh configs/sylph/sylph_fp_lvis_866_337.py 8 2 NODE_RANK ADDRESS
+
+Otherwise as sylph_fa_lvis_866_337.py; rows of the base checkpoint do not fit the new tower's features, so base classes
+need codes too.
+"""
+
+from mmengine.config import read_base
+
+with read_base():
+    from .sylph_fa_lvis_866_337 import *
+
+model["trainable"] = ["bbox_head.cls_convs"]
