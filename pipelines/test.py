@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovd.engine.options import add_run_arguments
+from ovd.engine.options import add_run_arguments, add_smoke_argument
 from ovd.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--show-dir", metavar="DIR", help="write pictures of detections beside the ground truth")
     parser.add_argument("--show-limit", type=int, default=50, metavar="N", help="how many pictures (default 50)")
     parser.add_argument("--show-score", type=float, default=0.3, metavar="S", help="lowest score drawn (default 0.3)")
+    add_smoke_argument(parser)
     add_run_arguments(parser)
 
 
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     evaluate(args.config, args.checkpoint, kinds=args.eval, class_head=args.class_head, diagnostics=args.diagnostics,
              dense_clip=dense, cached_clip=cached, tta=args.tta, out=args.out, show_dir=args.show_dir,
              show_limit=args.show_limit, show_score=args.show_score, options=args.cfg_options,
-             data_root=args.data_root, work_dir=args.work_dir, device=args.device, launcher=args.launcher)
+             data_root=args.data_root, work_dir=args.work_dir, device=args.device, launcher=args.launcher,
+             smoke=args.smoke)
     return 0
 
 
@@ -155,7 +157,8 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
              tta: Sequence[float] | None = None, out: str | Path | None = None,
              show_dir: str | Path | None = None, show_limit: int = 50, show_score: float = 0.3,
              options: Sequence[str] | Mapping[str, Any] = (), data_root: str | Path | None = None,
-             work_dir: str | Path | None = None, device: str = "auto", launcher: str = "none") -> dict[str, float]:
+             work_dir: str | Path | None = None, device: str = "auto", launcher: str = "none",
+             smoke: bool = False) -> dict[str, float]:
     """Evaluate ``checkpoint`` on the test set of ``config``.
 
     Args:
@@ -172,9 +175,11 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         show_limit, show_score: how many pictures, and the lowest score that is drawn.
         device: ``auto``, ``cpu`` or ``cuda``.
         launcher: ``pytorch`` in a process that torchrun started.
+        smoke: a few images, to see that it runs (:mod:`ovd.engine.smoke`).
 
     Returns:
-        ``{"base/ap50": per cent, ...}``, the figures that are also in ``<work_dir>/metrics.json``.
+        ``{"base/ap50": per cent, ...}``, the figures that are also in ``<work_dir>/metrics.json``; a smoke test has
+        none.
 
     Raises:
         UserError: wrong input.
@@ -187,11 +192,14 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
     from ovd.engine.marks import FLAG, marked, warn
     from ovd.engine.preflight import check_class_heads, check_inputs, find_inputs
     from ovd.engine.runner import DetectionRunner
+    from ovd.engine.smoke import FLAG as SMOKE
+    from ovd.engine.smoke import announced, smoke_testing, smoked
+    from ovd.engine.smoke import warn as warn_of_smoke
     from ovd.evaluation.results import save_detections, save_metrics
     from ovd.evaluation.table import ap_table
-    from ovd.models.dense_clip import check_dense_clip
 
     quiet()
+    from ovd.models.dense_clip import check_dense_clip
     from ovd.models.views import ViewsHook, check_views
     start = time.perf_counter()
     torch_device = choose_device(device)
@@ -210,24 +218,30 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
             if "rcnn" not in (cfg.model.get("test_cfg") or {}):
                 raise UserError(f"--tta: {cfg.filename}: the model has no test_cfg.rcnn")
             cfg.model.test_cfg.rcnn["diagnostics"] = False
+        if smoke:
+            smoke_testing(cfg)
         return cfg
 
-    def prepare() -> bool:
+    def prepare() -> dict[str, bool]:
         cfg = configure()
         if out is not None and Path(out).suffix not in (".json", ".pkl"):
             raise UserError(f"--out {out}: write a .json or a .pkl file")
+        if smoke and (out is not None or show_dir is not None):
+            raise UserError("--smoke: its detections mean nothing, so none are written: leave out --out and --show-dir")
         check_usage(checkpoint, read_checkpoint(checkpoint), cfg.model)
         inputs = find_inputs(cfg, ("model", "test_dataloader"))
         check_inputs(inputs)
         check_class_heads(cfg.model)
         if cfg.model.get("dense_clip"):
             check_dense_clip(cfg.model)
-        sources = marked([checkpoint, *(entry.path for entry in inputs)])
+        origins = [checkpoint, *(entry.path for entry in inputs)]
+        sources, smokes = marked(origins), smoked(origins)
         warn(sources, "The figures serve")
-        return bool(sources)
+        warn_of_smoke(smokes)
+        return ({FLAG: True} if sources else {}) | ({SMOKE: True} if smoke or smokes else {})
 
-    try:
-        untrained = on_main(prepare)
+    def work() -> dict[str, float]:
+        marks = on_main(prepare)
         cfg = configure()
         runner = DetectionRunner.from_config(cfg, torch_device, launcher)
         if tta is not None:
@@ -235,14 +249,21 @@ def evaluate(config: str | Path, checkpoint: str | Path, *, kinds: Sequence[str]
         if show_dir is not None:
             runner.register_hook(PicturesHook(show_dir, show_limit, show_score))
         metrics = runner.test()
+        if smoke:
+            metrics = {}
         if is_main():
             metric = runner.test_evaluator.metrics[0]
             if out is not None:
                 save_detections(out, metric.detections, metric.truth)
-            path = save_metrics(cfg.work_dir, metrics, {FLAG: True} if untrained else {})
-            print(ap_table(metrics))
+            path = save_metrics(cfg.work_dir, metrics, marks)
+            if not smoke:
+                print(ap_table(metrics))
             print(f"{len(metric.detections)} images in {time.perf_counter() - start:.0f} s: {path}")
         return metrics
+
+    try:
+        with announced("ovd test", smoke and is_main()):
+            return work()
     finally:
         stop_processes()
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovd.engine.options import add_run_arguments
+from ovd.engine.options import add_run_arguments, add_smoke_argument
 from ovd.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,19 +35,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help=f"of all that is random (default: the config's, or {DEFAULT_SEED})")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision (on a GPU)")
     parser.add_argument("--overwrite", action="store_true", help="start over, whatever the work directory holds")
+    add_smoke_argument(parser)
     add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Entry point of ``tools/train.py`` and ``ovd train``."""
     train(args.config, options=args.cfg_options, data_root=args.data_root, work_dir=args.work_dir, resume=args.resume,
-          seed=args.seed, amp=args.amp, overwrite=args.overwrite, device=args.device, launcher=args.launcher)
+          seed=args.seed, amp=args.amp, overwrite=args.overwrite, device=args.device, launcher=args.launcher,
+          smoke=args.smoke)
     return 0
 
 
 def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = (), data_root: str | Path | None = None,
           work_dir: str | Path | None = None, resume: str | Path | None = None, seed: int | None = None,
-          amp: bool = False, overwrite: bool = False, device: str = "auto", launcher: str = "none") -> Path:
+          amp: bool = False, overwrite: bool = False, device: str = "auto", launcher: str = "none",
+          smoke: bool = False) -> Path:
     """Train what a config describes.
 
     Args:
@@ -58,6 +61,7 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
         overwrite: start over where the work directory holds a run.
         device: ``auto``, ``cpu`` or ``cuda``.
         launcher: ``pytorch`` in a process that torchrun started.
+        smoke: a few iterations, to see that it runs (:mod:`ovd.engine.smoke`).
 
     Returns:
         the final checkpoint: the weights, and in its manifest what they were made from.
@@ -70,6 +74,9 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
     from ovd.engine.marks import FLAG, marked, warn
     from ovd.engine.preflight import check_class_heads, check_crops, check_inputs, find_inputs, fingerprints
     from ovd.engine.runner import DetectionRunner
+    from ovd.engine.smoke import FLAG as SMOKE
+    from ovd.engine.smoke import announced, smoke_training, smoked
+    from ovd.engine.smoke import warn as warn_of_smoke
 
     quiet()
     start = time.perf_counter()
@@ -80,6 +87,8 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
         cfg = load_config(config, options, data_root, work_dir)
         resolve_types(cfg)
         _configure(cfg, seed, amp, torch_device.type)
+        if smoke:
+            smoke_training(cfg)
         return cfg
 
     def prepare() -> tuple[dict, str | None]:
@@ -89,12 +98,16 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
         check_crops(cfg, inputs)
         check_class_heads(cfg.model)
         record = {"config": {**decisive(cfg), "processes": world_size()}, "inputs": fingerprints(inputs)}
-        sources = marked([*(entry.path for entry in inputs), *([] if resume in (None, "auto") else [resume])])
+        origins = [*(entry.path for entry in inputs), *([] if resume in (None, "auto") else [resume])]
+        sources, smokes = marked(origins), smoked(origins)
         warn(sources, "What is trained from it serves")
-        flags = {FLAG: True} if sources else {}
+        warn_of_smoke(smokes)
+        flags = ({FLAG: True} if sources else {}) | ({SMOKE: True} if smoke or smokes else {})
+        if smoke:
+            record["config"][SMOKE] = True
         return record, _start_from(Path(cfg.work_dir, "final.pth"), record, flags, resume, overwrite)
 
-    try:
+    def work() -> Path:
         record, checkpoint = on_main(prepare)
         cfg = configure()
         final = Path(cfg.work_dir, "final.pth")
@@ -110,6 +123,10 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
             _publish(final, record, runner, time.perf_counter() - start)
             print(f"trained to iteration {runner.iter} in {time.perf_counter() - start:.0f} s: {final}")
         return final
+
+    try:
+        with announced("ovd train", smoke and is_main()):
+            return work()
     finally:
         stop_processes()
 

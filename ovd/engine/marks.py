@@ -1,4 +1,4 @@
-"""The mark of an untrained CLIP, which goes with everything that is made from its embeddings."""
+"""Marks in manifests that go with everything made from what bears them; first of all that of an untrained CLIP."""
 
 import os
 from collections.abc import Iterable
@@ -9,12 +9,13 @@ from ovd.stores.manifest import Manifest
 FLAG = "untrained"
 
 
-def marked(artefacts: Iterable[str | os.PathLike]) -> list[Path]:
-    """Those of ``artefacts`` (class heads, region stores, checkpoints) that come from an untrained CLIP.
+def marked(artefacts: Iterable[str | os.PathLike], flag: str = FLAG) -> list[Path]:
+    """Those of ``artefacts`` (class heads, region stores, checkpoints) that come from an untrained CLIP, or bear
+    another mark.
 
     A checkpoint from the middle of a run has no manifest of its own; the run's counts.
     """
-    return [path for path in dict.fromkeys(map(Path, artefacts)) if _flags(path).get(FLAG)]
+    return [path for path in dict.fromkeys(map(Path, artefacts)) if _flags(path).get(flag)]
 
 
 def warn(sources: list[Path], what: str) -> None:

@@ -3,6 +3,13 @@
 import argparse
 
 
+def add_smoke_argument(parser: argparse.ArgumentParser) -> None:
+    """``--smoke`` (:mod:`ovd.engine.smoke`)."""
+    parser.add_argument("--smoke", action="store_true",
+                        help="only see whether it runs: a few images, numbers that mean nothing, and a folder of its "
+                             "own (<work dir>_smoke)")
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """``--work-dir``, ``--data-root``, ``--cfg-options``, ``--device``, ``--launcher``."""
     parser.add_argument("--work-dir", help="where the run's files go (default: work_dirs/<config name>)")

@@ -108,6 +108,10 @@ class ResultLinesHook(Hook):
     def _append(self, runner: Any, evaluator: Any, metrics: dict | None, remaining: float | None, **where: Any) -> None:
         if not is_main_process():
             return
+        name = Path(runner.cfg.filename).stem if runner.cfg.filename else runner.experiment_name
+        if runner.cfg.get("smoke"):  # a smoke test's scores mean nothing: there are none
+            append_line(Path(runner.work_dir, FILE), {"config": name, **where, "smoke": True})
+            return
         class_ap: dict[str, dict] = {}
         for metric in evaluator.metrics:
             class_ap |= getattr(metric, "class_ap", {})  # other projects' metrics have none
@@ -115,7 +119,6 @@ class ResultLinesHook(Hook):
         if remaining is not None:
             finish = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + remaining))
             remaining = round(remaining)
-        name = Path(runner.cfg.filename).stem if runner.cfg.filename else runner.experiment_name
         append_line(Path(runner.work_dir, FILE), {
             "config": name, **where, **result_line(metrics or {}, class_ap.get("bbox") or class_ap.get("segm") or {}),
             "remaining": remaining, "finish": finish})
