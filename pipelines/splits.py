@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the stage."""
     parser.add_argument("config", nargs="?", metavar="CONFIG",
                         help="config to take split, data_root, train_ann and val_ann from")
-    parser.add_argument("--split", help="48_17, 65_15, 866_337, ...; a split .json or a .txt of names (all base)")
+    parser.add_argument("--split", help="48_17, 65_15, 60_20, 866_337, voc_split1, ...; a split .json or a .txt of "
+                        "names (all base)")
     parser.add_argument("--data-root", metavar="D", help="data folder, by default data/coco, data/lvis_v1, ...")
     parser.add_argument("--subset", nargs="+", choices=("train", "val"), default=["train", "val"], help="what to build")
     parser.add_argument("--train-ann", metavar="F", help="source for training (below the data folder or not)")
