@@ -104,7 +104,8 @@ def test_a_linear_fit_is_that_of_a_plain_loop():
             while len(waiting) < 4:
                 waiting += torch.randperm(6, generator=rng).tolist()
             picked, waiting = waiting[:4], waiting[4:]
-            loss = torch.nn.functional.cross_entropy(10 * layer(tasks.support_ESD[place, picked]), tasks.label_S[picked])
+            logits = 10 * layer(tasks.support_ESD[place, picked])
+            loss = torch.nn.functional.cross_entropy(logits, tasks.label_S[picked])
             sgd.zero_grad()
             loss.backward()
             sgd.step()

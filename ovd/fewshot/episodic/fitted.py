@@ -1,9 +1,10 @@
 """Heads that are fitted to the supports of each episode, all episodes of a block at once, each with its own parameters.
 
 They are the fits of ``ovd.fewshot.sources``: the same starts, batches (by the episode's seed) and steps. The loss is
-the sum over episodes of each one's mean cross-entropy, so an episode's gradient is what it would be alone, and SGD works
-number by number: a step of the block is a step of every episode. The protocol (Chen et al. 2019): 150 steps on batches
-of 4 supports, learning rate 0.01, momentum and dampening 0.9, weight decay 0.001, a fresh head for every episode.
+the sum over episodes of each one's mean cross-entropy, so an episode's gradient is what it would be alone, and SGD
+works number by number: a step of the block is a step of every episode. The protocol (Chen et al. 2019): 150 steps on
+batches of 4 supports, learning rate 0.01, momentum and dampening 0.9, weight decay 0.001, a fresh head for every
+episode.
 
 A gradient of these losses is a sum of supports and of the vectors themselves, which begin as sums of supports or as
 zero. So SGD never leaves the supports' span, and it does not depend on the axes: it runs in an orthonormal basis of

@@ -3,6 +3,7 @@
 Shapes: N objects, C classes, D embedding width.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovd.errors import UserError, nearest
+from ovd.stores.manifest import canonical_json
 from ovd.vocabulary.classes import canonical
 
 
@@ -46,6 +48,13 @@ class EmbeddedObjects:
         """D, the embedding width."""
         return self.rows_ND.shape[1]
 
+    def fingerprint(self) -> str:
+        """``sha256:<hex>`` of classes, labels and embeddings."""
+        sha = hashlib.sha256(canonical_json([self.names, self.rows_ND.shape]).encode())
+        for array in (self.labels_N, self.rows_ND):
+            sha.update(np.ascontiguousarray(array))
+        return "sha256:" + sha.hexdigest()
+
     def counts(self) -> np.ndarray:
         """Objects of each class, int64 ``[C]``."""
         return np.bincount(self.labels_N, minlength=len(self.names))
@@ -53,6 +62,11 @@ class EmbeddedObjects:
     def unit_rows(self, places: np.ndarray) -> Tensor:
         """Unit rows float32 ``[*places.shape, D]`` of objects, any number of dimensions."""
         return F.normalize(torch.from_numpy(self.rows_ND[places]).float(), dim=-1)
+
+    def with_enough(self, needed: int) -> tuple["EmbeddedObjects", list[str]]:
+        """Without the classes that have fewer than ``needed`` objects, and which those are."""
+        few = [name for name, count in zip(self.names, self.counts().tolist()) if count < needed]
+        return (self.select([name for name in self.names if name not in few]) if few else self), few
 
     def select(self, names: Iterable[str]) -> "EmbeddedObjects":
         """The objects of these classes, which get labels in this order.
