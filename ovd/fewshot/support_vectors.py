@@ -85,11 +85,8 @@ class SupportVectors:
     def head(self, method: str = "prototype", **settings: Any) -> ClassHead:
         """A class head of these vectors; see :func:`ovd.fewshot.sources.from_supports` for methods and errors."""
         settings.setdefault("scale", self.scale)
-        head = from_supports(self.vectors_SD, self.class_of_S, self.names, method, stats=self.space,
+        return from_supports(self.vectors_SD, self.class_of_S, self.names, method, stats=self.space, bias=self.bias,
                              provenance=self.provenance, **settings)
-        if self.bias is None or head.bias is not None:
-            return head
-        return replace(head, bias=torch.full((len(head),), self.bias))
 
     def _label(self, name: str) -> int:
         for label, known in enumerate(self.names):

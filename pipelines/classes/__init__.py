@@ -65,11 +65,11 @@ def _add_add(parser: argparse.ArgumentParser) -> None:
     boxes.add_argument("--detector", nargs=2, metavar=("CONFIG", "CHECKPOINT"), help="take this detector's own "
                        "embeddings of the boxes in place of CLIP's")
     both = parser.add_argument_group("words and boxes")
-    both.add_argument("--rule", choices=RULES, default="weights", help="blend their vectors, blend their logits, or "
-                      "take the greater logit (%(default)s)")
+    both.add_argument("--rule", choices=RULES, help="blend their vectors, blend their logits, or take the greater "
+                      "logit (weights; with --method tip and tip-f the method's own sum)")
     both.add_argument("--lam", type=float, metavar="X", help="weight of the boxes, 0 to 1 (default: k / (k + kappa) "
                       "for k boxes)")
-    both.add_argument("--kappa", type=float, default=4.0, help="see --lam (%(default)s)")
+    both.add_argument("--kappa", type=float, default=2.0, help="see --lam (%(default)s)")
     clip = parser.add_argument_group("CLIP")
     clip.add_argument("--config", metavar="CONFIG", help="take CLIP, crops and data_root from a config")
     clip.add_argument("--data-root", metavar="D", help="in place of the config's data_root")

@@ -1,15 +1,16 @@
 """``ovd classes add``: words, boxes, both, or a file become classes of a registry."""
 
+import inspect
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import reduce
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
-from ovd.stores.class_registry import ClassRegistry, load_classes
+from ovd.stores.class_registry import ClassRegistry, load_classes, spelling
 from pipelines.region_settings import Settings
 
 if TYPE_CHECKING:
@@ -20,36 +21,17 @@ if TYPE_CHECKING:
     from ovd.fewshot.support_vectors import SupportVectors
 
 CHECKPOINTS = (".pth", ".pt")
-
-
-@dataclass(frozen=True)
-class FromBoxes:
-    """How example boxes become a class.
-
-    Attributes:
-        file, images: The boxes, and the folder of their images (None: as the file says).
-        called: What the class is called in the file; None for its name.
-        shots: How many of the first boxes of each class; None for all.
-        method, settings: See :func:`ovd.fewshot.sources.from_supports`.
-        detector: Config and checkpoint of a detector whose embeddings are taken in place of CLIP's.
-    """
-
-    file: str | Path
-    images: str | Path | None = None
-    called: str | None = None
-    shots: int | None = None
-    method: str = "prototype"
-    settings: Mapping[str, Any] | None = None
-    detector: tuple[str, str] | None = None
+_HEADS = ("text", "base", "init", "background_BD")  # settings of methods that are no numbers
 
 
 def add_classes(names: Sequence[str] = (), registry: str | Path = "data/classes", *, text: Sequence[str] | None = None,
                 style: str = "vild", boxes: str | Path | None = None, images: str | Path | None = None,
                 boxes_class: str | None = None, shots: int | None = None, method: str = "prototype",
                 settings: Mapping[str, Any] | None = None, detector: tuple[str, str] | None = None,
-                rule: str = "weights", lam: float | None = None, kappa: float = 4.0, source: str | Path | None = None,
-                config: str | Path | None = None, data_root: str | Path | None = None, pretrained: str | None = None,
-                model: str | None = None, device: str = "auto", allow_untrained: bool = False, replace: bool = False,
+                rule: str | None = None, lam: float | None = None, kappa: float = 2.0,
+                source: str | Path | None = None, config: str | Path | None = None,
+                data_root: str | Path | None = None, pretrained: str | None = None, model: str | None = None,
+                device: str = "auto", allow_untrained: bool = False, replace: bool = False,
                 options: Sequence[str] | Mapping[str, Any] = ()) -> ClassHead:
     """Make classes and add them to a registry, all or none.
 
@@ -73,29 +55,26 @@ def add_classes(names: Sequence[str] = (), registry: str | Path = "data/classes"
         there.add(head, replace, flags=flags)
         _summary(there, head, start)
         return head
-    _check(names, text, boxes, boxes_class, shots, lam, kappa)
+    _check(names, text, boxes, boxes_class, shots, lam, kappa, settings or {})
     there.check_new(names, replace)
     cfg = _config(config, data_root, options)
-    found = None
+    found, root = None, Path()
     if boxes is not None:
-        from_boxes = FromBoxes(boxes, images, boxes_class, shots, method, settings, detector)
-        found = read_shots(from_boxes, names)
+        found = read_shots(boxes, names, boxes_class, shots)
         names = found.names
         there.check_new(names, replace)
         root = _image_root(found, boxes, images, cfg, data_root)
-        found.check(root)
+        _check_images(found, root, images)
     words = names if boxes is None or text is not None else ()
-    crops = _settings(there, cfg, pretrained, model, needed=bool(words) or detector is None)
-    clip = _clip(crops, device, allow_untrained) if words or (boxes is not None and detector is None) else None
-    parts: dict[str, ClassHead] = {}
-    if words:
-        parts["text"] = text_classes(clip, words, style, text)
+    needs_clip = bool(words) or detector is None
+    crops = _settings(there, cfg, pretrained, model, needs_clip)
+    clip = _clip(crops, device, allow_untrained) if needs_clip else None
+    head = text_classes(clip, words, style, text) if words else None
     if found is not None:
         vectors = _detector_vectors(detector, found, root, device, data_root) if detector else \
             box_vectors(clip, crops, found, root)
-        parts["boxes"] = vectors.head(method, **(settings or {}))
-    head = parts["text"] if len(parts) == 1 and words else parts["boxes"] if len(parts) == 1 else \
-        _combined(parts["text"], parts["boxes"], found, rule, lam, kappa)
+        head = with_boxes(head, vectors, method, settings or {}, rule, lam, kappa,
+                          _rivals(there, names) if "base" in _parameters(method) else None)
     there.add(head, replace, settings=asdict(crops) if crops else None,
               flags={"untrained": True} if clip is not None and clip.untrained else {})
     _summary(there, head, start)
@@ -119,24 +98,29 @@ def text_classes(clip: "ClipModel", names: Sequence[str], style: str = "vild",
         for name, origin in zip(names, head.provenance)))
 
 
-def read_shots(boxes: FromBoxes, names: Sequence[str]) -> "ShotSet":
+def read_shots(file: str | Path, names: Sequence[str] = (), called: str | None = None,
+               shots: int | None = None) -> "ShotSet":
     """The chosen boxes of classes, under the names that the classes are to have; all of the file without names.
+
+    Args:
+        called: What the one class is called in the file, where that is not its name.
+        shots: How many of the first boxes of each class; None for all.
 
     Raises:
         UserError: as :func:`ovd.fewshot.boxes_file.read_boxes_file`; fewer boxes than are asked for.
     """
     from ovd.fewshot.boxes_file import read_boxes_file
 
-    found = read_boxes_file(boxes.file, [boxes.called] if boxes.called else names or None)
-    if boxes.called:
-        found = replace(found, classes={names[0]: found[boxes.called]})
-    if boxes.shots is None:
+    found = read_boxes_file(file, [called] if called else names or None)
+    if called:
+        found = replace(found, classes={names[0]: found[called]})
+    if shots is None:
         return found
-    for name, shots in found.classes.items():
-        if len(shots) < boxes.shots:
-            raise UserError(f"{boxes.file}: has {len(shots)} boxes of {name!r}, {boxes.shots} are asked for; pass a "
-                            "smaller --shots")
-    return found.first(boxes.shots)
+    for name, boxes in found.classes.items():
+        if len(boxes) < shots:
+            raise UserError(f"{file}: has {len(boxes)} boxes of {name!r}, {shots} are asked for; pass a smaller "
+                            "--shots")
+    return found.first(shots)
 
 
 def box_vectors(clip: "ClipModel", crops: Settings, shots: "ShotSet", root: Path) -> "SupportVectors":
@@ -148,8 +132,31 @@ def box_vectors(clip: "ClipModel", crops: Settings, shots: "ShotSet", root: Path
     return clip_vectors(shots, root, encoder, clip)
 
 
+def with_boxes(text: ClassHead | None, vectors: "SupportVectors", method: str, settings: Mapping[str, Any],
+               rule: str | None, lam: float | None, kappa: float, others: ClassHead | None) -> ClassHead:
+    """Classes from the vectors of boxes and, where there is a head of their names too, from both.
+
+    Args:
+        rule: See :func:`ovd.fewshot.combination.combine`. None is a method's own way with text (Tip-Adapter), else
+            ``weights``.
+        others: Classes that a fitted method is to tell the new ones from.
+    """
+    from ovd.fewshot.combination import combine
+
+    given = {**settings, **({} if others is None else {"base": others})}
+    if text is not None and rule is None and "text" in _parameters(method):
+        return vectors.head(method, text=text, **given)
+    return combine(text, vectors.head(method, **given), rule or "weights", lam=lam, kappa=kappa)
+
+
+def _parameters(method: str) -> set[str]:
+    from ovd.fewshot.sources import METHODS
+
+    return set(inspect.signature(METHODS[method]).parameters) if method in METHODS else set()
+
+
 def _check(names: Sequence[str], text: Sequence[str] | None, boxes: str | Path | None, called: str | None,
-           shots: int | None, lam: float | None, kappa: float) -> None:
+           shots: int | None, lam: float | None, kappa: float, settings: Mapping[str, Any]) -> None:
     if not names and boxes is None:
         raise UserError("no class is named: give a NAME, --boxes FILE or --from FILE")
     if (text or called) and len(names) != 1:
@@ -162,8 +169,11 @@ def _check(names: Sequence[str], text: Sequence[str] | None, boxes: str | Path |
         raise UserError(f"--shots {shots}: needs one or more")
     if lam is not None and not 0 <= lam <= 1:
         raise UserError(f"--lam {lam:g}: needs a number from 0 to 1")
-    if not 0 <= kappa < float("inf"):
-        raise UserError(f"--kappa {kappa:g}: needs a number, 0 or more")
+    if not 0 < kappa < math.inf:
+        raise UserError(f"--kappa {kappa:g}: needs a number above 0")
+    for key, value in settings.items():
+        if key in _HEADS or (isinstance(value, str) and key != "norm"):
+            raise UserError(f"--settings {key}={value}: needs a number")
 
 
 def _from_file(path: Path, names: Sequence[str]) -> tuple[ClassHead, dict[str, Any]]:
@@ -227,28 +237,38 @@ def _image_root(shots: "ShotSet", boxes: str | Path, images: str | Path | None, 
     return Path(boxes).parent
 
 
+def _rivals(registry: ClassRegistry, names: Sequence[str]) -> ClassHead | None:
+    """The classes of the registry but ``names``."""
+    new = set(map(spelling, names))
+    others = [name for name in registry.names if spelling(name) not in new]
+    return registry.head().select(others) if others else None
+
+
+def _check_images(shots: "ShotSet", root: Path, images: str | Path | None) -> None:
+    try:
+        shots.check(root)
+    except UserError as error:
+        if images is not None:
+            raise
+        raise UserError(f"{error} (--images DIR)") from error
+
+
 def _detector_vectors(detector: tuple[str, str], shots: "ShotSet", root: Path, device: str,
                       data_root: str | Path | None) -> "SupportVectors":
     from ovd.engine.config import load_config, resolve_types
     from ovd.engine.inference import load_detector
-    from ovd.engine.launch import choose_device
+    from ovd.engine.launch import choose_device, quiet
     from ovd.fewshot.detector_vectors import detector_vectors
+    from ovd.stores.manifest import fingerprint
 
+    quiet()
     config, checkpoint = detector
     cfg = load_config(config, (), data_root)
     resolve_types(cfg)
     place = choose_device(device)
-    return detector_vectors(load_detector(cfg, checkpoint, place), cfg, shots, root, place)
-
-
-def _combined(text: ClassHead, boxes: ClassHead, shots: "ShotSet", rule: str, lam: float | None,
-              kappa: float) -> ClassHead:
-    """Text and boxes of the same classes, each class with the weight that its number of boxes gives."""
-    from ovd.fewshot.combination import combine, lam_of_shots
-
-    heads = [combine(text.select([name]), boxes.select([name]), rule,
-                     lam=lam_of_shots(len(shots[name]), kappa) if lam is None else lam) for name in text.names]
-    return reduce(ClassHead.concat, heads)
+    found = detector_vectors(load_detector(cfg, checkpoint, place), cfg, shots, root, place)
+    which = {"config": Path(config).name, "weights": fingerprint(checkpoint)}
+    return replace(found, provenance=tuple({**origin, "detector": which} for origin in found.provenance))
 
 
 def _summary(registry: ClassRegistry, head: ClassHead, start: float) -> None:
@@ -259,4 +279,5 @@ def _summary(registry: ClassRegistry, head: ClassHead, start: float) -> None:
     if len(head) > 10:
         print(f"and {len(head) - 10:,} more")
     total = len(registry.names)
-    print(f"{registry.path}: {total:,} class{'es' if total != 1 else ''}, width {head.dim}, {time.perf_counter() - start:.1f} s")
+    print(f"{registry.path}: {total:,} class{'es' if total != 1 else ''}, width {head.dim}, "
+          f"{time.perf_counter() - start:.1f} s")

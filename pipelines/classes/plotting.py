@@ -4,6 +4,7 @@ Shapes: C classes, D embedding width.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from ovd.stores.atomic import atomic_write
 from ovd.stores.class_registry import ClassRegistry
 from pipelines.classes.origins import Origin
 from pipelines.classes.showing import directions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 _MARKS = {("text",): ("o", "#3d5a80", "text"), ("boxes",): ("s", "#ee6c4d", "boxes"),
           ("text", "boxes"): ("D", "#6a994e", "text + boxes")}
@@ -74,13 +79,19 @@ def plane(rows_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points_C2, values**2 / total if total else np.zeros_like(values)
 
 
-def _spread(labels: list, figure) -> None:
-    """Move labels that cover others up or down, a line at a time."""
-    taken: list = []
+def _spread(labels: "list[Annotation]", figure: "Figure") -> None:
+    """Move each label to where it covers no point and no label before it: beside its point, then a line up or down."""
+    from matplotlib.transforms import Bbox
+
+    renderer = figure.canvas.get_renderer()
+    centres = [label.axes.transData.transform(label.xy) for label in labels]
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres]
     for label in labels:
-        for lines in (0, 1, -1, 2, -2, 3, -3):
-            label.set_position((5, 3 + lines * label.get_fontsize()))
-            box = label.get_window_extent(figure.canvas.get_renderer())
-            if not any(box.overlaps(other) for other in taken):
+        places = [(side, lines) for lines in (0, 1, -1, 2, -2) for side in (5, -5)]
+        for side, lines in places:
+            label.set_position((side, 3 + lines * label.get_fontsize()))
+            label.set_horizontalalignment("left" if side > 0 else "right")
+            box = label.get_window_extent(renderer)
+            if not box.count_overlaps(taken):
                 break
         taken.append(box)

@@ -102,7 +102,7 @@ def _lines(record: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return " ".join(map(_plain, value))
+        return ", ".join(map(_plain, value))
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value)
