@@ -37,7 +37,8 @@ def make_data(cfg: Config, root: Path) -> Split:
     for subset, prefix in [*subsets, ("val", cfg.val_prefix)]:
         loader = cfg.get("train_dataloader" if subset == "train" else "test_dataloader")
         dataset = next(part for _, part in walk(loader) if part.get("ann_file"))
-        contents = annotations(split, subset, split.num_base if subset == "train" else len(split.classes), rng)
+        base_only = subset == "train" and "learn" not in dataset
+        contents = annotations(split, subset, split.num_base if base_only else len(split.classes), rng)
         for image in contents["images"]:
             path = root / (prefix or f"{subset}2017") / image["file_name"]
             path.parent.mkdir(parents=True, exist_ok=True)
