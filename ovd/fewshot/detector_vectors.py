@@ -75,9 +75,9 @@ def detector_vectors(model: nn.Module, cfg: Config, shots: ShotSet, image_root: 
     """The detector's own embeddings of shots, which it compares with its classes: one unit row a box.
 
     Args:
-        model: A detector with ``embed_boxes``; moved to ``device``.
+        model: A detector with ``embed_boxes``; moved to ``device`` unless there is a ``reader``.
         cfg: Its config, whose test pipeline prepares the images.
-        reader: One that has read some of the shots already.
+        reader: One of this model, which may have read some of the shots already.
 
     Raises:
         UserError: A detector that embeds no boxes; images or boxes that do not fit.
@@ -85,7 +85,8 @@ def detector_vectors(model: nn.Module, cfg: Config, shots: ShotSet, image_root: 
     if not hasattr(model, "embed_boxes"):
         raise UserError(f"{cfg.filename}: {type(model).__name__} has no embeddings of regions: give a ViLD detector")
     shots.check(image_root)
-    reader = reader or SupportReader(model.to(device).eval(), model.embed_boxes, cfg, image_root)
+    if reader is None:
+        reader = SupportReader(model.to(device).eval(), model.embed_boxes, cfg, image_root)
     head = own_head(model)
     provenance = [{**support_of(shots, name), "embedded": "detector"} for name in shots.names]
     return SupportVectors(shots.names, reader(shots.shots()), class_of(shots), space_of(head), tuple(provenance),

@@ -18,6 +18,7 @@ from ovd.evaluation.metric import OpenVocabMetric
 data_root = "data/coco"
 split = "coco"
 train_ann = "annotations/instances_train2017.json"
+support_ann = "annotations/instances_train2017.json"  # shots are drawn from it; it has all classes
 val_ann = "annotations/instances_val2017.json"
 train_prefix = "train2017"
 val_prefix = "val2017"

@@ -22,6 +22,7 @@ from mmengine.dataset import ClassBalancedDataset
 data_root = "data/lvis_v1"
 split = "866_337"
 train_ann = "annotations/lvis_v1_train_866_337.json"  # base classes only
+support_ann = "annotations/lvis_v1_train.json"  # shots are drawn from it; it has all classes
 val_ann = "annotations/lvis_v1_val_866_337.json"  # all classes
 train_prefix = ""
 val_prefix = ""

@@ -14,6 +14,7 @@ from ovd.evaluation.metric import OpenVocabMetric
 data_root = "data/shapes"
 split = "annotations/split.json"
 train_ann = "annotations/instances_train_shapes.json"  # base classes only
+support_ann = "annotations/instances_train.json"  # shots are drawn from it; it has all classes
 val_ann = "annotations/instances_val_shapes.json"  # all classes, base first
 train_prefix = "train2017"
 val_prefix = "val2017"

@@ -1,0 +1,85 @@
+"""A trained detector as the few-shot stages use it: its base classes, and what it makes of shots."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from ovd.engine.config import walk
+from ovd.engine.inference import load_detector
+from ovd.errors import UserError
+from ovd.fewshot.detection.maker import SupportFeatures
+from ovd.fewshot.detector_vectors import SupportReader, class_of, detector_vectors, own_head
+from ovd.fewshot.shots import ShotSet
+from ovd.fewshot.support_vectors import SupportVectors, support_of
+from ovd.models.region_detection import SCORES
+from ovd.stores.class_heads import ClassHead
+
+
+class ShotDetector:
+    """A detector to which classes are added.
+
+    What it made of shots is kept, so that sets that share shots cost little more than one.
+
+    Args:
+        cfg: Its config; changed here.
+        checkpoint: Its weights.
+        image_root: The folder that the shots' images lie in.
+        class_head: File of the classes that it knows by name, in place of the config's.
+        scores: See :class:`~ovd.models.region_detection.RegionDetection`; a detector whose scores are independent
+            anyway (FCOS) has no such setting.
+
+    Raises:
+        UserError: A checkpoint or class head that does not fit; unknown scores.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str | os.PathLike, image_root: str | os.PathLike,
+                 device: torch.device | str = "cpu", class_head: str | os.PathLike | None = None,
+                 scores: str = "independent") -> None:
+        if scores not in SCORES:
+            raise UserError(f"scores {scores!r}: not one of {', '.join(SCORES)}")
+        if class_head is not None:
+            for _, part in walk(cfg.model):
+                if "class_head" in part:
+                    part["class_head"] = str(Path(class_head).absolute())
+        rcnn = (cfg.model.get("test_cfg") or {}).get("rcnn")
+        if rcnn is not None:
+            rcnn.update(scores=scores, diagnostics=False)
+        self.cfg, self.image_root = cfg, image_root
+        self.model = load_detector(cfg, checkpoint, device)
+        embeds, codes = hasattr(self.model, "embed_boxes"), hasattr(self.model, "code_head")
+        self.vector_reader = SupportReader(self.model, self.model.embed_boxes, cfg, image_root) if embeds else None
+        self.feature_reader = SupportReader(self.model, self.model.support_features, cfg, image_root) if codes else None
+
+    @property
+    def known(self) -> ClassHead | None:
+        """The classes that it knows by name; None for a detector without a text embedding space."""
+        return own_head(self.model) if self.vector_reader is not None else None
+
+    def base_head(self, names: Sequence[str]) -> ClassHead:
+        """The base classes as training left them: rows of text, or of the trained classifier."""
+        head = self.model.base_head() if hasattr(self.model, "base_head") else self.known
+        if head is None:
+            raise UserError(f"{self.cfg.filename}: the detector has no classes yet: set class_head in the config, or "
+                            "pass --class-head")
+        return head.select(names)
+
+    def vectors(self, shots: ShotSet) -> SupportVectors:
+        """The detector's own embeddings of shots."""
+        return detector_vectors(self.model, self.cfg, shots, self.image_root, reader=self.vector_reader)
+
+    def features(self, shots: ShotSet) -> SupportFeatures:
+        """What its hypernetwork makes codes of.
+
+        Raises:
+            UserError: A detector without a hypernetwork.
+        """
+        if self.feature_reader is None:
+            raise UserError(f"{self.cfg.filename}: {type(self.model).__name__} has no hypernetwork: leave the method "
+                            "codes out, or take a detector that was meta-trained (configs/hyper_roi, configs/sylph)")
+        shots.check(self.image_root)
+        provenance = tuple(support_of(shots, name) for name in shots.names)
+        return SupportFeatures(shots.names, self.feature_reader(shots.shots()), class_of(shots), provenance,
+                               self.model.code_head)

@@ -1,0 +1,68 @@
+"""What base classes teach about added ones: they have both names and boxes, so each can play either part."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ovd.fewshot.calibration import BaseRegions, Calibration, calibrate, choose_kappa
+from ovd.fewshot.combination import combine, lam_of_shots
+from ovd.stores.class_heads import ClassHead
+
+
+@dataclass(frozen=True, eq=False)
+class BaseLessons:
+    """Calibrations and weights, each found when it is first asked for.
+
+    Attributes:
+        text: The base classes by name, with the detector's background row.
+        regions: Of training images.
+        boxes: Makes the base classes by boxes: ``boxes(source, k)``, from images that have none of the regions.
+        shots: The numbers of shots among which weights are chosen.
+    """
+
+    text: ClassHead
+    regions: BaseRegions
+    boxes: Callable[[str, int], ClassHead]
+    shots: Sequence[int]
+    _found: dict[tuple, Any] = field(default_factory=dict)
+
+    def calibrated(self, head: ClassHead, source: str, k: int) -> ClassHead:
+        """Added classes that a source made of ``k`` boxes, with scores that compare with those of classes by name."""
+        return self._calibration(source, k).apply(head)
+
+    def combined(self, text: ClassHead, boxes: ClassHead, source: str, rule: str, k: int) -> ClassHead:
+        """Calibrated boxes and text as one, with the weights and then the level that serve base classes best."""
+        blended = combine(text, boxes, rule, lam=self._lam(source, rule, k))
+        return self._calibration(source, k, rule).apply(blended)
+
+    def record(self) -> list[dict[str, Any]]:
+        """All that was found, for results."""
+        return [{"of": kind, "source": source, **({"shots": k} if k else {}), **({"rule": rule} if rule else {}),
+                 **(vars(value) if isinstance(value, Calibration) else {"value": value})}
+                for (kind, source, k, rule), value in self._found.items() if kind != "boxes"]
+
+    def _calibration(self, source: str, k: int, rule: str | None = None) -> Calibration:
+        def find() -> Calibration:
+            head = self._boxes(source, k)
+            if rule is not None:
+                names = replace(self.text, background=None)
+                head = combine(names, self.calibrated(head, source, k), rule, lam=self._lam(source, rule, k))
+            return calibrate(self.text, head, self.regions)
+
+        return self._once(("calibration", source, k, rule), find)
+
+    def _lam(self, source: str, rule: str, k: int) -> float | None:
+        """The weight of k boxes beside a name; None for the rule ``max``, which has no weights."""
+        def find() -> float:
+            heads = {shots: self.calibrated(self._boxes(source, shots), source, shots) for shots in self.shots}
+            return choose_kappa(self.text, heads, self.regions, rule, calibrated=True).settings["kappa"]
+
+        return None if rule == "max" else lam_of_shots(k, self._once(("kappa", source, None, rule), find))
+
+    def _boxes(self, source: str, k: int) -> ClassHead:
+        return self._once(("boxes", source, k, None), lambda: self.boxes(source, k))
+
+    def _once(self, key: tuple, find: Callable[[], Any]) -> Any:
+        if key not in self._found:
+            self._found[key] = find()
+        return self._found[key]
