@@ -13,4 +13,4 @@ hyper = dict(
     code_generator=dict(type=ResidualCodes, hidden=256, generator=None, residual=True),
     episode_loss=dict(type=EpisodeLoss, kind="softmax"))
 episode_sampler = dict(type=InfiniteSampler, shuffle=True)
-episodes = dict(type=EpisodeDataset, n_way=5, k_shot=(1, 10), n_query=1, others="keep")
+episodes = dict(type=EpisodeDataset, n_way=5, k_shot=(1, 5), n_query=1, others="keep")
