@@ -1,6 +1,7 @@
 """Class heads from a few boxes' vectors, one function a method, and from the rows of trained checkpoints.
 
-``METHODS`` has them by name. Each is ``method(supports, **settings) -> ClassHead``; :func:`from_supports` is the door.
+``METHODS`` has the methods by name. Each is ``method(supports, **settings) -> ClassHead``; :func:`from_supports` is the
+door. Rows of checkpoints are in :mod:`ovd.fewshot.sources.checkpoints`.
 """
 
 import inspect
