@@ -33,6 +33,7 @@ STAGES = {
     "train": ("train", "train a detector or a proposal network"),
     "test": ("test", "evaluate a checkpoint"),
     "evaluate": ("evaluate", "evaluate a file of detections"),
+    "class-codes": ("class_codes", "make classes from a few boxes with a trained detector"),
     "fewshot-eval": ("fewshot_eval", "evaluate classes that are added by name, by boxes, or by both"),
     "convert-checkpoint": ("checkpoint_conversion", "convert a checkpoint between key layouts"),
     "find-support": ("support", "suggest example boxes of a class"),

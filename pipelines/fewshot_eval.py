@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from ovd.stores.manifest import Manifest
 
 STAGE = "fewshot-eval"
-NO_SCORES = ("SMOKE RUN: a few images, a few shots. It shows that everything runs; its numbers mean nothing and are "
-             "not results.")
 METHODS = ("text", "prototype", "text+prototype:weights")
 
 
@@ -142,6 +140,8 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
     from ovd.engine.config import load_config, resolve_types
     from ovd.engine.launch import choose_device, quiet
     from ovd.engine.marks import FLAG, marked, warn
+    from ovd.engine.smoke import FLAG as SMOKE
+    from ovd.engine.smoke import announced
     from ovd.fewshot.detection.detector import ShotDetector
     from ovd.fewshot.detection.evaluation import evaluate_methods
     from ovd.fewshot.detection.methods import Method
@@ -170,36 +170,36 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
     if current_or_remove(target, STAGE, **record, overwrite=overwrite):
         print(f"{target} is up to date")
         return json.loads(target.read_text())["rows"]
-    if plan.smoke:
-        print(NO_SCORES)
     untrained = marked([path for path in (checkpoint, head_file) if path is not None])
     warn(untrained, "The figures serve")
     for seed, shots in sets.items():
         shots.save(folder / "shots" / f"seed{seed}.json")
     torch_device = choose_device(device)
-    detector = ShotDetector(cfg, checkpoint, source.image_root, torch_device, class_head, plan.scores)
-    texts = {}
-    if detector.known is not None and any(method.text for method in methods):
-        texts["text"] = detector.known.select(split.novel)
-        if any(method.text == "made-up" for method in methods):
-            texts["made-up"] = made_up(cfg, texts["text"], split.novel, torch_device)
+    with announced("ovd fewshot-eval", plan.smoke):
+        detector = ShotDetector(cfg, checkpoint, source.image_root, torch_device, class_head, plan.scores)
+        texts = {}
+        if detector.known is not None and any(method.text for method in methods):
+            texts["text"] = detector.known.select(split.novel)
+            if any(method.text == "made-up" for method in methods):
+                texts["made-up"] = made_up(cfg, texts["text"], split.novel, torch_device)
 
-    def draw_base(k: int, seed: int, leave_out: frozenset[int]) -> "ShotSet":
-        return source.draw(split.base, k, seed, leave_out, replacement=True)
+        def draw_base(k: int, seed: int, leave_out: frozenset[int]) -> "ShotSet":
+            return source.draw(split.base, k, seed, leave_out, replacement=True)
 
-    found = evaluate_methods(detector, methods, plan.shots, sets, split, texts=texts, images=plan.images,
-                             calibration_images=plan.calibration_images, draw_base=draw_base)
-    result = rows(found.figures, {method.name: method.title for method in methods})
-    contents = {"rows": result, "base_lessons": list(found.lessons), "scores": plan.scores, "smoke": plan.smoke,
-                "shots": record["config"]["shots"]}
-    flags = {**({"smoke": True} if plan.smoke else {}), **({FLAG: True} if untrained else {})}
+        found = evaluate_methods(detector, methods, plan.shots, sets, split, texts=texts, images=plan.images,
+                                 calibration_images=plan.calibration_images, draw_base=draw_base)
+    result = [] if plan.smoke else rows(found.figures, {method.name: method.title for method in methods})
+    contents = {"rows": result, "base_lessons": [] if plan.smoke else list(found.lessons), "scores": plan.scores,
+                SMOKE: plan.smoke, "shots": record["config"]["shots"]}
+    flags = {**({SMOKE: True} if plan.smoke else {}), **({FLAG: True} if untrained else {})}
     _write(target, contents, Manifest("fewshot", STAGE, **record, counts={"vocabularies": len(found.figures)},
                                       wall_seconds=round(time.perf_counter() - start, 1), flags=flags))
     if save_heads:
         for (name, shots, seed), head in found.heads.items():
             head.save(folder / "heads" / f"{name.replace(':', '_')}_{shots}shots_seed{seed}.safetensors", STAGE,
                       record["config"], inputs)
-    print(NO_SCORES if plan.smoke else table(result))
+    if not plan.smoke:
+        print(table(result))
     print(f"{len(found.figures)} vocabularies in {time.perf_counter() - start:.0f} s: {target}")
     return result
 
@@ -221,5 +221,5 @@ def _write(target: Path, contents: Mapping[str, Any], manifest: "Manifest") -> N
     target.parent.mkdir(parents=True, exist_ok=True)
     with publish(target, manifest) as (temporary, _):
         temporary.write_text(json.dumps(contents, indent=1) + "\n")
-    if not contents["smoke"]:
+    if contents["rows"]:
         write_bytes(target.with_suffix(".png"), draw_chart(contents["rows"]))

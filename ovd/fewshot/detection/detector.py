@@ -1,5 +1,6 @@
 """A trained detector as the few-shot stages use it: its base classes, and what it makes of shots."""
 
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,11 +48,25 @@ class ShotDetector:
         rcnn = (cfg.model.get("test_cfg") or {}).get("rcnn")
         if rcnn is not None:
             rcnn.update(scores=scores, diagnostics=False)
-        self.cfg, self.image_root = cfg, image_root
+        self.cfg = cfg
         self.model = load_detector(cfg, checkpoint, device)
-        embeds, codes = hasattr(self.model, "embed_boxes"), hasattr(self.model, "code_head")
-        self.vector_reader = SupportReader(self.model, self.model.embed_boxes, cfg, image_root) if embeds else None
-        self.feature_reader = SupportReader(self.model, self.model.support_features, cfg, image_root) if codes else None
+        self._look_in(image_root)
+
+    def _look_in(self, image_root: str | os.PathLike) -> None:
+        def reader(method: str, needed: str) -> SupportReader | None:
+            if not hasattr(self.model, needed):
+                return None
+            return SupportReader(self.model, getattr(self.model, method), self.cfg, image_root)
+
+        self.image_root = image_root
+        self.vector_reader = reader("embed_boxes", "embed_boxes")
+        self.feature_reader = reader("support_features", "code_head")
+
+    def at(self, image_root: str | os.PathLike) -> "ShotDetector":
+        """The same detector for shots of images in another folder."""
+        other = copy.copy(self)
+        other._look_in(image_root)
+        return other
 
     @property
     def known(self) -> ClassHead | None:

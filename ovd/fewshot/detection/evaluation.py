@@ -67,9 +67,14 @@ def evaluate_methods(detector: ShotDetector, methods: Sequence[Method], shots: S
 
 
 def head_maker(detector: ShotDetector, methods: Sequence[Method], sets: Mapping[int, ShotSet], base: ClassHead,
-               texts: Mapping[str, ClassHead], split: Split, shots: Sequence[int], calibration_images: int,
-               draw_base: DrawBase | None) -> HeadMaker:
-    """Everything that the heads of the methods are made of."""
+               texts: Mapping[str, ClassHead], split: Split, shots: Sequence[int], calibration_images: int = 0,
+               draw_base: DrawBase | None = None, base_detector: ShotDetector | None = None) -> HeadMaker:
+    """Everything that the heads of the methods are made of.
+
+    Args:
+        base_detector: The detector where the images of base shots lie, if they lie elsewhere.
+        Others: as of :func:`evaluate_methods`.
+    """
     sources = {method.source for method in methods} - {None}
     vectors = {seed: detector.vectors(chosen) for seed, chosen in sets.items()} if sources - {CODES} else {}
     features = {seed: detector.features(chosen) for seed, chosen in sets.items()} if CODES in sources else {}
@@ -85,8 +90,9 @@ def head_maker(detector: ShotDetector, methods: Sequence[Method], sets: Mapping[
         regions = replace(regions, vectors_ND=regions.vectors_ND[known], labels_N=regions.labels_N[known])
     chosen = draw_base(max(shots), CALIBRATION_SEED, used)
     maker = replace(plain, rivals=rivals, background_BD=regions.vectors_ND[regions.labels_N < 0])
-    own = HeadMaker(vectors={0: detector.vectors(chosen)} if vectors else {},
-                    features={0: detector.features(chosen)} if features else {},
+    base_detector = base_detector or detector
+    own = HeadMaker(vectors={0: base_detector.vectors(chosen)} if vectors else {},
+                    features={0: base_detector.features(chosen)} if features else {},
                     background_BD=maker.background_BD)
     lessons = BaseLessons(rivals, regions, lambda source, k: own.boxes(source, k, 0), shots)
     return replace(maker, base=lessons)
