@@ -125,7 +125,7 @@ def test_files_that_a_docstring_names_exist(path):
 def test_the_page_of_configs_names_them_all():
     stand_for = {"D": ("coco_48_17", "coco_65_15", "lvis_866_337"), "M": ("vild", "vild_star", "detpro"),
                  "T": ("coco", "objects365_v1", "objects365_v2", "voc")}
-    folders = ("rpn", "vild", "vild_star", "detpro", "oadp", "transfer")
+    folders = ("rpn", "vild", "vild_star", "detpro", "oadp", "transfer", "tfa")
     page = (ROOT.parent / "docs" / "configs.md").read_text()
     names = set(re.findall(rf"`((?:{'|'.join(folders)})/\w+)`", page))
     for letter, meanings in stand_for.items():
