@@ -26,7 +26,7 @@ REMEDIES = {
     "block_store": "make it with tools/region_embeddings.py CONFIG --what blocks",
     "global_store": "make it with tools/region_embeddings.py CONFIG --what globals",
     "class_head": "make it with tools/class_embeddings.py",
-    "load_from": "download it, or set load_from=None",
+    "load_from": "make it with the commands in the docstring of the config, or download it; None trains from scratch",
     "checkpoint": "download it, or set the init_cfg of that part of the model to None",
     "pretrained": "give a file, or the name of a model",
 }
