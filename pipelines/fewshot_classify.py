@@ -17,6 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,9 +92,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--predict --shot {' '.join(map(str, args.shot))}: give one number")
         predict(args.predict, args.sources, shot=args.shot[0] if args.shot else None, **options)
         return 0
-    from ovd.engine.smoke import announced
-
-    with announced("ovd fewshot-classify", args.smoke):
+    with _announced(args.smoke):
         fewshot_classify(args.sources, shots=args.shot or [5], **options)
     return 0
 
@@ -264,7 +263,7 @@ def _class_head(path: str, objects: "EmbeddedObjects") -> "ClassHead":
         raise UserError(f"{path}: {error}") from error
 
 
-def predict(images: Sequence[str], sources: Sequence[str], *, heads: Sequence[str] = USUAL, shot: int | None = None,
+def predict(pictures: Sequence[str], sources: Sequence[str], *, heads: Sequence[str] = USUAL, shot: int | None = None,
             seed: int = 0, split: str | None = None, subset: str | None = None, classes: Sequence[str] | None = None,
             class_head: str | None = None, out: str | None = None, top: int = 5,
             **options: Any) -> list[dict[str, Any]]:
@@ -309,13 +308,13 @@ def predict(images: Sequence[str], sources: Sequence[str], *, heads: Sequence[st
         settings = {**settings, "text": _class_head(class_head, objects)}
     head = from_supports(objects.unit_rows(places), torch.from_numpy(objects.labels_N[places]), objects.names, method,
                          stats=objects.space, **settings)
-    queries, _ = replace(where, on_error="stop").embed([Picture(str(image), "?") for image in images], where.clip())
+    queries, _ = replace(where, on_error="stop").embed([Picture(str(file), "?") for file in pictures], where.clip())
     head.check(queries.dim, objects.space.get("clip") and queries.space["clip"])
     probabilities = head.logits(queries.unit_rows(np.arange(len(queries)))).softmax(dim=1)
     best = probabilities.topk(min(top, len(objects.names)), dim=1)
-    found = [{"image": str(image), "names": [objects.names[label] for label in labels],
+    found = [{"image": str(file), "names": [objects.names[label] for label in labels],
               "probabilities": [round(value, 4) for value in values]}
-             for image, labels, values in zip(images, best.indices.tolist(), best.values.tolist())]
+             for file, labels, values in zip(pictures, best.indices.tolist(), best.values.tolist())]
     for record in found:
         said = ", ".join(f"{name} {value:.3f}" for name, value in zip(record["names"], record["probabilities"]))
         print(f"{record['image']}: {said}")
@@ -336,3 +335,10 @@ def _print(results: Mapping[str, Any], shots: Sequence[int]) -> None:
         said = " | ".join(settings) if any(settings) else ""
         print(f"{name:<{width}}" + "".join(f"{cell:>17}" for cell in cells) + f"   {said}".rstrip())
 
+
+def _announced(smoke: bool) -> AbstractContextManager[None]:
+    if not smoke:
+        return nullcontext()
+    from ovd.engine.smoke import announced
+
+    return announced("ovd fewshot-classify", smoke)

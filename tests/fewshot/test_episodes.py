@@ -76,7 +76,7 @@ def test_accuracy_and_interval_are_those_of_a_plain_loop():
     shares = []
     for support, queries in zip(drawn.support_ENK, drawn.query_ENQ):
         means = [rows[places].mean(axis=0) for places in support]
-        right = [max(range(3), key=lambda c: rows[q] @ means[c] / np.linalg.norm(means[c])) == label  # noqa: B023
+        right = [max(range(3), key=lambda c: rows[q] @ means[c] / np.linalg.norm(means[c])) == label
                  for label, places in enumerate(queries) for q in places]
         shares.append(sum(right) / len(right))
     result = evaluate(get_head("prototype").scores, world, drawn)
