@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,7 @@ class Manifest:
             digests = {name: entry["sha256"] for name, entry in self.files.items()}
             self.content = next(iter(digests.values())) if single else fingerprint_json(digests)
         target = self.path(artefact)
-        text = json.dumps(json.loads(canonical_json(asdict(self))), indent=1, sort_keys=True) + "\n"
-        write_bytes(target, text.encode())
+        write_bytes(target, msgspec.json.format(canonical_json(vars(self)).encode(), indent=1) + b"\n")
         sweep(target.parent)
 
     @classmethod
