@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _NO_FACTS: dict[str, Any] = {"settings": {}, "scale": None}  # of a registry wit
 _WORDS = 40  # letters of a class's name in its file's name
 
 
+@lru_cache(maxsize=1 << 16)
 def spelling(name: str) -> str:
     """What all spellings of a class name have in common: case, blanks or underscores, forms of a letter do not count.
 
