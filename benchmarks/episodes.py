@@ -1,7 +1,7 @@
 """How much faster heads are for all episodes at once than for one episode after the other, the plain loop.
 
 The loop makes a class head of each episode's supports and scores its queries. Both give the same answers, which is
-checked first: to 1 query in 1,000, since products of other shapes round otherwise.
+checked first: to 2 queries in 1,000, since products of other shapes round otherwise.
 
     python benchmarks/episodes.py [--episodes 2000] [--loop-episodes 50] [--dims 128 512]
 """
@@ -68,7 +68,7 @@ def main() -> None:
             answers = at_once(objects, many, name)
             seconds = time.perf_counter() - start
             differing = (answers[:len(expected)] != expected).float().mean().item()
-            if differing > 1e-3:
+            if differing > 2e-3:
                 raise SystemExit(f"{name}: {differing:.2%} of the answers differ")
             print_figure(f"{args.episodes} episodes 5-way 5-shot, {name}, D {dim}", seconds, "s",
                          "one episode at a time", loop)
