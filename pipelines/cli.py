@@ -44,6 +44,7 @@ STAGES = {
     "zero-shot": ("zero_shot", "accuracy of a CLIP on ground-truth crops"),
     "study": ("study", "write the results of a recipe that compares methods over seeds"),
     "store": ("store", "check, describe, merge, export and import stores"),
+    "fewshot-study": ("fewshot_study", "write the results of a recipe that compares ways to add classes"),
     "report": ("report", "write the report page of a recipe's runs"),
     "run": ("recipe", "run a recipe: a chain of stages"),
 }
