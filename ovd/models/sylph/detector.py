@@ -182,8 +182,8 @@ class CodeFCOS(FCOS):
         for image, sample in enumerate(batch_data_samples):
             parts = []
             for head, labels in groups:
-                found = evidence.detect(image, head, score_thr=cfg.score_thr, nms_pre=cfg.nms_pre,
-                                        iou_threshold=cfg.nms["iou_threshold"], max_per_img=cfg.max_per_img)
+                found = evidence.detect(image, head, score_thr=cfg["score_thr"], nms_pre=cfg["nms_pre"],
+                                        iou_threshold=cfg["nms"]["iou_threshold"], max_per_img=cfg["max_per_img"])
                 parts.append((found, labels.to(found.labels.device)))
             found = relabelled(parts)
             if rescale:
