@@ -19,7 +19,7 @@ model = dict(
         num_outs=5, relu_before_extra_convs=True),
     bbox_head=dict(
         type=CodeFCOSHead, in_channels=256, feat_channels=256, stacked_convs=4, strides=[8, 16, 32, 64, 128],
-        norm_cfg=dict(type="GN", num_groups=32), quality=["centerness"],
+        norm_cfg=dict(type="GN", num_groups=32), quality=["centerness"], class_head=None,
         loss_cls=dict(type=FocalLoss, use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         loss_bbox=dict(type=GIoULoss, loss_weight=1.0)),
     test_cfg=dict(score_thr=0.05, nms_pre=1000, nms=dict(type="nms", iou_threshold=0.6), max_per_img=100),
