@@ -406,6 +406,9 @@ class ClassHead:
         """Write the ``vild.pth`` of OpenSet-dev and OADP: a dict of ``embeddings`` ``[C, D]`` and ``names``."""
         if self.weights.shape[1] != 1:
             raise UserError(f"{path}: a matrix has one row a class, this head has {self.weights.shape[1]} vectors")
+        if self.reduce == "mixed":
+            raise UserError(f"{path}: a matrix has rows alone, the classes of this head have factors or kernels of "
+                            "their own; use the class head file itself")
         buffer = io.BytesIO()  # the name of a file that torch writes itself becomes part of its bytes
         torch.save({"embeddings": self.weights[:, 0].clone(), "names": list(self.names)}, buffer)
         write_bytes(path, buffer.getvalue())

@@ -193,3 +193,10 @@ def test_a_file_whose_terms_do_not_fit_is_named(tmp_path):
         safetensors.torch.save_file(changed, path, metadata)
         with pytest.raises(UserError, match=rf"head\.safetensors: .*{message}"):
             ClassHead.load(path)
+
+
+def test_a_matrix_has_no_place_for_factors(tmp_path):
+    head = random_head("single", "a", 0)
+    head.export(tmp_path / "head.pth")
+    with pytest.raises(UserError, match=r"mixed\.pth: .* factors or kernels"):
+        head.as_mixed().export(tmp_path / "mixed.pth")

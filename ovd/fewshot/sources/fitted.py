@@ -6,6 +6,10 @@ Their settings, beside those of :class:`~ovd.fewshot.sources.fit.Fit`:
 - ``background_BD``: unit rows ``[B, D]`` that show none of the classes, such as proposals beside the boxes.
 - ``tau``: of the softmax of the fit. The head's logits are ``scale``, not ``tau``, times the fitted scores.
 
+The protocol's 150 steps of 4 rows are for five classes. Dozens of them need more, ``linear`` first, which starts from
+zero: for the 72 base classes of the shapes benchmark by 10 boxes each, it named 75 % of the other boxes with the
+protocol and 99.6 % with ``iterations=600, lr=0.1``; the two others 99.7 % with either.
+
 Shapes: N rows, C classes, D embedding width.
 """
 
