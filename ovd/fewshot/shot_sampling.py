@@ -5,10 +5,10 @@ the shots for k are the first of those for k + 1, other classes change nothing, 
 annotation file, or comes to it, moves no other one.
 """
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import PurePosixPath
 
 from ovd.data.annotations import Annotation, Annotations, Image, image_path
@@ -18,7 +18,7 @@ from ovd.vocabulary.classes import canonical
 Box = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Candidate:
     """An object that could be a shot: its record, its image, that image's file, and its box within the image (xyxy)."""
 
@@ -57,13 +57,13 @@ def candidates(annotations: Annotations, names: Sequence[str], min_size: float) 
         UserError: a class that the file has not, or that is asked for twice.
     """
     wanted = _wanted(annotations, names)
-    images = {image.id: image for image in annotations.images}
+    images = {image.id: (image, file_of(image)) for image in annotations.images}
     found = {name: Candidates() for name in names}
     seen: set[tuple[str, int, Box]] = set()
     for record in annotations.annotations:
         if (name := wanted.get(record.category_id)) is None:
             continue
-        image, here = images[record.image_id], found[name]
+        (image, file), here = images[record.image_id], found[name]
         box = clipped(record.bbox, image)
         if record.iscrowd:
             here.left_out["crowds"] += 1
@@ -73,7 +73,7 @@ def candidates(annotations: Annotations, names: Sequence[str], min_size: float) 
             here.left_out["doubled"] += 1
         else:
             seen.add((name, image.id, box))
-            here.usable.append(Candidate(record, image, file_of(image), box))
+            here.usable.append(Candidate(record, image, file, box))
     return found
 
 
@@ -112,17 +112,14 @@ def drawing_order(found: Iterable[Candidate], name: str, seed: int) -> list[Cand
     Random is the order of SHA-256 over seed, class, file and annotation id: the same everywhere, without a generator
     whose state would tie one class to another.
     """
-    found = sorted(found, key=lambda one: _draw(seed, name, one.file, one.record.id))
+    prefix = f"{seed}\0{canonical(name)}\0"
+    found = sorted(found, key=lambda one: sha256(f"{prefix}{one.file}\0{one.record.id}".encode()).digest())
     before: defaultdict[int, int] = defaultdict(int)
     rounds = []
     for one in found:
         rounds.append(before[one.image.id])
         before[one.image.id] += 1
     return [one for _, one in sorted(zip(rounds, found), key=lambda pair: pair[0])]
-
-
-def _draw(seed: int, name: str, file: str, annotation_id: int) -> bytes:
-    return hashlib.sha256("\0".join((str(seed), canonical(name), file, str(annotation_id))).encode()).digest()
 
 
 def take(order: Sequence[Candidate], k: int) -> list[Candidate]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ovd.data.annotations import Annotations
+from ovd.data.annotations import Annotations, no_garbage_collection
 from ovd.errors import UserError, nearest
 from ovd.fewshot.shot_checks import check_inside, check_record, image_sizes
 from ovd.fewshot.shot_file import read_shot_file, shot_file_bytes
@@ -259,14 +259,14 @@ def sample_shots(annotations: Annotations, names: Sequence[str], k: int | Mappin
     if min_size < 0:
         raise UserError(f"a least size of {min_size:g} pixels: give 0 or more")
     number_of = _shots_of(names, k)
-    found = candidates(annotations, list(number_of), min_size)
-    for name, number in number_of.items():
-        found[name].require(name, number, replacement)
-    classes = {}
-    for name, number in number_of.items():
-        chosen = take(drawing_order(found[name].usable, name, seed), number)
-        classes[name] = tuple(Shot(one.file, one.image.id, one.box, one.record.id, (one.image.width, one.image.height))
-                              for one in chosen)
+    with no_garbage_collection():
+        found = candidates(annotations, list(number_of), min_size)
+        for name, number in number_of.items():
+            found[name].require(name, number, replacement)
+        orders = {name: drawing_order(found[name].usable, name, seed) for name in number_of}
+    classes = {name: tuple(Shot(one.file, one.image.id, one.box, one.record.id, (one.image.width, one.image.height))
+                           for one in take(orders[name], number))
+               for name, number in number_of.items()}
     numbers = set(number_of.values())
     settings = {"method": "sampled", "seed": seed, "k": numbers.pop() if len(numbers) == 1 else number_of,
                 "min_size": min_size, "replacement": replacement}
