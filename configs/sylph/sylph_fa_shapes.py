@@ -3,8 +3,8 @@
     ovd train configs/sylph/sylph_fa_shapes.py
     ovd fewshot-eval configs/sylph/sylph_fa_shapes.py work_dirs/sylph_fa_shapes/final.pth --methods codes --shots 1 5
 
-Novel AP50 was 49 with 1 and with 5 shots (one seed of shots) at iteration 900 of a schedule of 1500, 35 and 42 after 500
-with 6 classes an episode; base AP50 stays 92.8 to the digit.
+Novel AP50 was 49 with 1 and 5 shots (one seed of shots) at iteration 900 of a schedule of 1500; 35 and 42 after 500
+with 6 classes an episode. Base AP50 stays 92.8 to the digit.
 
 Starts from the checkpoint of fcos_base_shapes.py; another: --cfg-options load_from=FILE
 """
