@@ -102,6 +102,7 @@ def class_codes(config: str | Path, checkpoint: str | Path, *, out: str | Path, 
     resolve_types(cfg)
     chosen, image_root = _shots(cfg, shots, seed, classes, boxes, annotations, images, with_replacement)
     registry.check_new(chosen.names, replace)
+    chosen.check(image_root)
     detector = ShotDetector(cfg, checkpoint, image_root, choose_device(device))
     split, lessons = split_of(cfg), {}
     if calibration_images:

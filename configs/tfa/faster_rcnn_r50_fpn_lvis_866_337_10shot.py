@@ -4,7 +4,7 @@ No figure of this split and schedule is known to us.
 Not yet run here at full size.
 
     ovd shots sample --annotations data/lvis_v1/annotations/lvis_v1_train.json \
-        --image-root data/lvis_v1 --split 866_337 --shots 10 --seed 0 \
+        --image-root data/lvis_v1 --split 866_337 --shots 10 --seed 0 --with-replacement \
         --out data/lvis_v1/shots/866_337_10shot_seed0.shots.json
     ovd shots annotations data/lvis_v1/shots/866_337_10shot_seed0.shots.json --split 866_337 \
         --out data/lvis_v1/shots/866_337_10shot_seed0.json

