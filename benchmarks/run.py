@@ -70,6 +70,8 @@ TABLE = (
     Benchmark("lvis_evaluation", "eval", quick=words("--images 20 --detections 20")),
     Benchmark("vocabulary_size", "eval", words("--device cpu --size 400 666 --rounds 5"), words("--device cuda"),
               words("--device cpu --size 64 96 --rounds 1 --proposals 20")),
+    Benchmark("class_adding", "eval",
+              quick=words("--device cpu --pretrained shapes --classes 3 --sample 2 --boxes 2 --rounds 1")),
     Benchmark("episodes", "eval", quick=words("--episodes 20 --loop-episodes 10 --dims 32")),
     Benchmark("scaling", "scaling",
               quick=words("--images 10 --processes 1 --scratch work_dirs/quick_scaling --fresh")),

@@ -268,7 +268,7 @@ def _detector_vectors(detector: tuple[str, str], shots: "ShotSet", root: Path, d
     place = choose_device(device)
     found = detector_vectors(load_detector(cfg, checkpoint, place), cfg, shots, root, place)
     which = {"config": Path(config).name, "weights": fingerprint(checkpoint)}
-    return replace(found, provenance=tuple({**origin, "detector": which} for origin in found.provenance))
+    return replace(found, provenance=tuple({**origin, "embedded_by": which} for origin in found.provenance))
 
 
 def _summary(registry: ClassRegistry, head: ClassHead, start: float) -> None:

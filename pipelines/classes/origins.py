@@ -4,6 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+# of what a class is made, and the keys, or values of "source", by which a provenance says so
+_SAID_BY = {"text": {"text"}, "boxes": {"boxes", "shots"}, "checkpoint": {"checkpoint", "detector"},
+            "codes": {"generator", "code"}, "import": {"imported"}}
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -22,9 +26,9 @@ class Origin:
         """Of all that a provenance is made of (a blend has those of its parts)."""
         records = list(_records(provenance))
         shots = sum(int(record.get("shots", len(record.get("boxes", ())))) for record in records)
-        kinds = {"text": ("text",), "boxes": ("boxes", "shots"), "checkpoint": ("checkpoint",),
-                 "codes": ("generator",), "import": ("imported",)}
-        sources = [kind for kind, keys in kinds.items() if any(key in record for record in records for key in keys)]
+        said = {key for record in records for key in record} | \
+            {str(record.get("source")) for record in records}
+        sources = [kind for kind, keys in _SAID_BY.items() if said & keys]
         return cls(tuple(sources), shots)
 
 

@@ -182,6 +182,19 @@ def test_classes_of_a_head_file_by_name(world, registry, run, tmp_path):
     assert ClassRegistry(registry).names == ("red star", "zebra", "fig", "apple", "pear")
 
 
+def test_rows_of_a_trained_checkpoint_are_a_registry_of_their_own(registry, tmp_path, run):
+    weights = torch.randn(3, 12, generator=torch.Generator().manual_seed(5))
+    bias = torch.tensor([1.0, 2.0, 3.0])
+    state = {"bbox_head.cls_logits.weight": weights[..., None, None], "bbox_head.cls_logits.bias": bias}
+    torch.save({"state_dict": state, "meta": {"dataset_meta": {"classes": ("cat", "dog", "cow")}}}, tmp_path / "c.pth")
+    add_classes(["cow", "cat"], tmp_path / "rows", source=tmp_path / "c.pth")
+    head = load_classes(tmp_path / "rows")
+    x = regions()
+    assert head.names == ("cow", "cat") and Origin.of(head.provenance[0]).sources == ("checkpoint",)
+    assert torch.allclose(head.logits(x), (x @ weights.T + bias)[:, [2, 0]], atol=1e-5)
+    assert "does not go beside" in run("add", "--from", str(tmp_path / "c.pth"))[2]
+
+
 def test_all_classes_of_a_boxes_file_and_its_folder_of_images(world, registry, tmp_path):
     add_classes([], registry, boxes=world / "boxes.json", images=world / "images", device="cpu")
     assert ClassRegistry(registry).names == ("red star", "zebra", "knob", "handle")
