@@ -5,7 +5,8 @@
 
 A method is text (the class's name), made-up (a word that means nothing), a source that makes a class of boxes
 (prototype, matching, tip, tip-f, linear, cosine, negative-margin, or codes of the detector's hypernetwork), or
-TEXT+SOURCE:RULE with a rule by which both become one: weights, logits, max. Base classes are what training made them.
+TEXT+SOURCE:RULE with a rule by which both become one: weights, logits, max, or trusted, which is weights where the
+name fits the boxes, and boxes alone where it does not. Base classes are what training made them.
 
 Shots of the novel classes are drawn from --annotations, nested in k; each set is written to OUT/shots and can be loaded
 again (--shots-files). Every image is passed through the detector once, whatever the number of methods, shots and seeds.

@@ -20,7 +20,7 @@ all_classes = f"{data}/annotations/instances_train.json"
 on_data = f"--data-root {data}"
 train_options = f"{on_data} --resume --seed 0"
 boxes = ("prototype", "matching", "tip", "linear", "cosine", "negative-margin", "codes")
-rules = ("weights", "logits", "max")
+rules = ("weights", "logits", "max", "trusted")
 roi_methods = " ".join([
     "text", "made-up", *boxes,
     *(f"{words}+{source}:{rule}" for words in ("text", "made-up") for source in ("prototype", "codes")

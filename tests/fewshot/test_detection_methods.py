@@ -37,7 +37,7 @@ def test_methods_are_read_as_they_are_written(written, parts):
 @pytest.mark.parametrize(("written", "message"), [
     ("prototpye", "no method 'prototpye'.*prototype"), ("prototype:max", r"text\+prototype:max"),
     ("prototype+text:max", "'prototype' is not one of text, made-up"), ("text+codez:max", "no source 'codez'.*codes"),
-    ("text+codes", r"needs a rule, one of weights, logits, max, such as text\+codes:weights"),
+    ("text+codes", r"needs a rule, one of weights, logits, max, trusted, such as text\+codes:weights"),
     ("text+codes:mean", "needs a rule")])
 def test_what_is_no_method_is_refused_with_the_nearest_one(written, message):
     with pytest.raises(UserError, match=message):

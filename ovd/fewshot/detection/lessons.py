@@ -6,6 +6,7 @@ from typing import Any
 
 from ovd.fewshot.calibration import BaseRegions, Calibration, calibrate, choose_kappa
 from ovd.fewshot.combination import combine, lam_of_shots
+from ovd.fewshot.detection.trust import TRUSTED, NameTrust
 from ovd.stores.class_heads import ClassHead
 
 
@@ -31,14 +32,18 @@ class BaseLessons:
         return self._calibration(source, k).apply(head)
 
     def combined(self, text: ClassHead, boxes: ClassHead, source: str, rule: str, k: int) -> ClassHead:
-        """Calibrated boxes and text as one, with the weights and then the level that serve base classes best."""
-        blended = combine(text, boxes, rule, lam=self._lam(source, rule, k))
-        return self._calibration(source, k, rule).apply(blended)
+        """Calibrated boxes and text as one, with the weights and then the level that serve base classes best.
+
+        Args:
+            rule: Of :func:`~ovd.fewshot.combination.combine`; or ``"trusted"``: ``"weights"``, where a name that does
+                not fit the boxes counts for less (:class:`~ovd.fewshot.detection.trust.NameTrust`).
+        """
+        return self._calibration(source, k, rule).apply(self._combined(text, boxes, source, rule, k))
 
     def record(self) -> list[dict[str, Any]]:
         """All that was found, for results."""
         return [{"of": kind, "source": source, **({"shots": k} if k else {}), **({"rule": rule} if rule else {}),
-                 **(vars(value) if isinstance(value, Calibration) else {"value": value})}
+                 **(vars(value) if isinstance(value, Calibration | NameTrust) else {"value": value})}
                 for (kind, source, k, rule), value in self._found.items() if kind != "boxes"]
 
     def _calibration(self, source: str, k: int, rule: str | None = None) -> Calibration:
@@ -46,18 +51,24 @@ class BaseLessons:
             head = self._boxes(source, k)
             if rule is not None:
                 names = replace(self.text, background=None)
-                head = combine(names, self.calibrated(head, source, k), rule, lam=self._lam(source, rule, k))
+                head = self._combined(names, self.calibrated(head, source, k), source, rule, k)
             return calibrate(self.text, head, self.regions)
 
         return self._once(("calibration", source, k, rule), find)
 
-    def _lam(self, source: str, rule: str, k: int) -> float | None:
-        """The weight of k boxes beside a name; None for the rule ``max``, which has no weights."""
-        def find() -> float:
+    def _combined(self, text: ClassHead, boxes: ClassHead, source: str, rule: str, k: int) -> ClassHead:
+        def find_kappa(rule: str) -> float:
             heads = {shots: self.calibrated(self._boxes(source, shots), source, shots) for shots in self.shots}
             return choose_kappa(self.text, heads, self.regions, rule, calibrated=True).settings["kappa"]
 
-        return None if rule == "max" else lam_of_shots(k, self._once(("kappa", source, None, rule), find))
+        if rule == "max":
+            return combine(text, boxes, rule)
+        sums = "weights" if rule == TRUSTED else rule
+        lam = lam_of_shots(k, self._once(("kappa", source, None, sums), lambda: find_kappa(sums)))
+        if rule != TRUSTED:
+            return combine(text, boxes, rule, lam=lam)
+        trust = self._once(("trust", source, k, None), lambda: NameTrust.learn(self.text, self._boxes(source, k)))
+        return combine(text, boxes, sums, lam=trust.weights(text, boxes, lam))
 
     def _boxes(self, source: str, k: int) -> ClassHead:
         return self._once(("boxes", source, k, None), lambda: self.boxes(source, k))

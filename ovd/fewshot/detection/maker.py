@@ -11,6 +11,7 @@ from ovd.errors import UserError
 from ovd.fewshot.combination import combine, lam_of_shots
 from ovd.fewshot.detection.lessons import BaseLessons
 from ovd.fewshot.detection.methods import CODES, Method
+from ovd.fewshot.detection.trust import TRUSTED
 from ovd.fewshot.support_vectors import SupportVectors
 from ovd.stores.class_heads import ClassHead
 
@@ -80,6 +81,9 @@ class HeadMaker:
             return boxes
         if self.base is not None:
             return self.base.combined(self._text(method.text), boxes, method.source, method.rule, k)
+        if method.rule == TRUSTED:
+            raise UserError(f"method {method.name}: trust in names is learned from base classes: leave "
+                            "--calibration-images at a number above 0, or name another rule")
         return combine(self._text(method.text), boxes, method.rule, lam=lam_of_shots(k))
 
     def boxes(self, source: str, k: int, seed: int) -> ClassHead:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ovd.errors import UserError, nearest
 from ovd.fewshot.combination import RULES
+from ovd.fewshot.detection.trust import TRUSTED
 from ovd.fewshot.sources import METHODS
 
 TEXTS = ("text", "made-up")
@@ -51,9 +52,8 @@ class Method:
             raise UserError(f"method {written!r}: {first!r} is not one of {', '.join(TEXTS)}")
         if source not in sources:
             raise UserError(f"method {written!r}: no source {source!r}{nearest(source, sources)}")
-        if rule not in RULES:
-            raise UserError(f"method {written!r}: needs a rule, one of {', '.join(RULES)}, such as "
-                            f"{parts}:{RULES[0]}")
+        if rule not in (known := (*RULES, TRUSTED)):
+            raise UserError(f"method {written!r}: needs a rule, one of {', '.join(known)}, such as {parts}:{known[0]}")
         return cls(written, first, source, rule)
 
     @property
