@@ -131,6 +131,8 @@ def test_shell_scripts_can_be_started(script):
                                             for path in ROOT.glob(pattern) if path.parts[-2] != "work_dirs"))
 def test_what_a_document_names_exists(document):
     text = (ROOT / document).read_text()
+    if "migration" in document:  # the last column of a table is ours, the others are another project's
+        text = "\n".join(line.rstrip(" |").rpartition(" | ")[2] for line in text.splitlines())
     links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if not link.startswith("http")]
     missing = [link for link in links if not (ROOT / document).parent.joinpath(link).exists()]
     files = set(re.findall(r"\b(?:tools|configs|pipelines|ovd)/[\w/.-]{2,}\.(?:py|sh)\b", text))
