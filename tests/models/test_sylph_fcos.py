@@ -136,6 +136,21 @@ def test_images_without_objects_have_finite_losses():
     assert values["loss_cls"] > 0
 
 
+@torch.no_grad()
+def test_processes_with_and_without_objects_ask_for_the_same_means(monkeypatch):
+    """Else one of them waits for ever, or takes another's gradients for its own."""
+    asked = []
+    monkeypatch.setattr("ovd.models.sylph.head.reduce_mean", lambda value: asked.append(value.shape) or value)
+    head = make(head={"quality": ["centerness", "iou"]}).bbox_head
+    _, found = outputs(head)
+    head.loss_by_feat(*found, truth([0, 3]), [])
+    with_objects = asked.copy()
+    asked.clear()
+    empty = [InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)) for _ in range(2)]
+    head.loss_by_feat(*found, empty, [])
+    assert asked == with_objects
+
+
 def test_open_world_detection_learns_objects_of_any_class(batch):
     detector = make(generator=False, head={"class_agnostic": True})
     assert detector.class_names == ("object",)

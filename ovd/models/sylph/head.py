@@ -125,16 +125,16 @@ class CodeFCOSHead(FCOSHead):
         distances_N4 = torch.cat([_rows(x) for x in distances])[objects]
         quality_NQ = torch.cat([_rows(x) for x in qualities])[objects]
         targets_N4 = targets_M4[objects]
+        centerness_N = self.centerness_target(targets_N4)
+        # means over the processes, which all must ask for, also one whose images have no object
+        number, total = _mean_count(len(objects), targets_N4), reduce_mean(centerness_N.sum()).clamp(min=1e-6)
         if not len(objects):
             return losses | {"loss_bbox": distances_N4.sum(), **{
                 f"loss_{name}": quality_NQ.sum() for name in self.quality}}
         points_N2 = torch.cat([level.repeat(len(batch_gt_instances), 1) for level in points])[objects]
         boxes_N4 = self.bbox_coder.decode(points_N2, distances_N4)
         true_boxes_N4 = self.bbox_coder.decode(points_N2, targets_N4)
-        centerness_N = self.centerness_target(targets_N4)
-        number = _mean_count(len(objects), targets_N4)
-        losses["loss_bbox"] = self.loss_bbox(
-            boxes_N4, true_boxes_N4, weight=centerness_N, avg_factor=reduce_mean(centerness_N.sum()).clamp(min=1e-6))
+        losses["loss_bbox"] = self.loss_bbox(boxes_N4, true_boxes_N4, weight=centerness_N, avg_factor=total)
         if "centerness" in self.quality:
             losses["loss_centerness"] = self.loss_centerness(quality_NQ[:, 0], centerness_N, avg_factor=number)
         if "iou" in self.quality:
