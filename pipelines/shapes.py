@@ -5,9 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from ovd.data.shapes.dataset import write_dataset
 from ovd.errors import UserError
-from ovd.stores.manifest import Manifest, current_or_remove
 
 STAGE = "shapes"
 
@@ -29,6 +27,9 @@ def run(args: argparse.Namespace) -> None:
 
 def render(root: Path, *, train: int, val: int, size: int, seed: int, workers: int, overwrite: bool = False) -> None:
     """Write the benchmark below ``root`` unless it is there already."""
+    from ovd.data.shapes.dataset import write_dataset
+    from ovd.stores.manifest import Manifest, current_or_remove
+
     if min(train, val) < 1 or not 64 <= size <= 2048 or workers < 1 or seed < 0:
         raise UserError(f"cannot render {train} + {val} scenes of {size} px (seed {seed}, {workers} workers): needs at "
                         "least one scene of each subset, 64 to 2048 px, a seed from 0 and a worker")

@@ -5,22 +5,15 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
-
-from ovd.clip.crops import CropRecipe
-from ovd.clip.regions import RegionEncoder
-from ovd.clip.towers import load_clip
-from ovd.data.annotations import image_path, load_annotations
-from ovd.data.boxes import corners
 from ovd.errors import UserError
-from ovd.stores.class_registry import load_classes
-from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, publish
-from ovd.vocabulary.splits import get_split
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ovd.clip.regions import RegionEncoder
+    from ovd.vocabulary.splits import Split
 
 STAGE = "zero-shot"
 
@@ -40,6 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Entry point of ``tools/zero_shot.py`` and ``ovd zero-shot``."""
+    import torch
+
+    from ovd.clip.crops import CropRecipe
+    from ovd.clip.regions import RegionEncoder
+    from ovd.clip.towers import load_clip
+    from ovd.stores.class_registry import load_classes
+    from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, publish
+    from ovd.vocabulary.splits import get_split
+
     annotation_file = args.data_root / args.annotations
     clip = load_clip(args.pretrained, device=args.device)
     head = load_classes(args.class_head)
@@ -69,11 +72,13 @@ def run(args: argparse.Namespace) -> None:
         print(f"{group:>18}: {value:5.1f} % of {count} objects")
 
 
-def accuracy_by_group(predicted: Tensor, labels: Tensor, groups: dict[str, list[int]]) -> dict[str, float]:
+def accuracy_by_group(predicted: "Tensor", labels: "Tensor", groups: dict[str, list[int]]) -> dict[str, float]:
     """Per cent of right arg-max classes among the objects of each group; ``predicted``, ``labels`` long ``[N]``.
 
     A group without objects is left out.
     """
+    import torch
+
     result = {}
     for group, members in groups.items():
         chosen = torch.isin(labels, torch.tensor(members))
@@ -82,14 +87,23 @@ def accuracy_by_group(predicted: Tensor, labels: Tensor, groups: dict[str, list[
     return result
 
 
-def _embed_ground_truth(annotation_file: Path, images: Path, split, encoder: RegionEncoder) -> tuple[Tensor, Tensor]:
+def _embed_ground_truth(annotation_file: Path, images: Path, split: "Split",
+                        encoder: "RegionEncoder") -> "tuple[Tensor, Tensor]":
     """Labels long ``[N]`` and unit embeddings ``[N, D]`` of all objects of the split's classes, crowds left out."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from tqdm import tqdm
+
+    from ovd.data.annotations import image_path, load_annotations
+    from ovd.data.boxes import corners
+
     annotations = load_annotations(annotation_file)
     names = {category.id: category.name for category in annotations.categories}
     by_image = annotations.by_image()
     labels: list[int] = []
 
-    def crops() -> Iterator[Tensor]:
+    def crops() -> "Iterator[Tensor]":
         for image in tqdm(annotations.images, desc="ground-truth crops", unit="image"):
             found = [a for a in by_image.get(image.id, []) if names[a.category_id] in split and not a.iscrowd]
             if not found:

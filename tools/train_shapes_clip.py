@@ -1,4 +1,4 @@
-"""Train the small CLIP of the embedded benchmark; see pipelines/shapes_clip.py."""
+"""Train the small CLIP of the embedded benchmark; see pipelines/shapes_clip."""
 
 import sys
 

@@ -1,13 +1,6 @@
-"""Train the small CLIP of the embedded benchmark on rendered crops and captions of all its classes.
+"""The training of ``ovd shapes-clip``: captions, crops, and a contrastive loss by kinds of captions."""
 
-It learns the novel classes too, as a CLIP trained on the web would know them: detectors never see their boxes. The
-result, pretrained/shapes_clip.safetensors, is part of the project; nobody has to run this. Scenes are drawn from a seed
-of their own, so no scene of the benchmark is seen here.
-"""
-
-import argparse
 import math
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ovd.clip.tokenizer import RemappedTokenizer, used_bpe_ids
-from ovd.clip.towers import SHAPES_WEIGHTS, save_described
+from ovd.clip.towers import save_described
 from ovd.data.shapes.dataset import scene
 from ovd.data.shapes.world import COLOURS, SYNONYMS, world_classes
 from ovd.stores.atomic import atomic_write
@@ -42,25 +35,6 @@ MODEL = {
 # What a caption may leave out. Each kind is a classification among the captions of that kind, so that words keep their
 # meaning apart from the class names they stand in.
 KINDS = (("pattern", "colour", "shape"), ("colour", "shape"), ("pattern", "shape"), ("shape",))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=SHAPES_WEIGHTS, help="weights file (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=6000, help="scenes to take crops from (default: %(default)s)")
-    parser.add_argument("--iterations", type=int, default=1200, help="training steps (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=256, help="crops a step (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak rate of AdamW (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of scenes, crops and weights (default: %(default)s)")
-    parser.add_argument("--bf16", action="store_true",
-                        help="image tower in bfloat16: twice as fast where the processor has such instructions")
-    parser.add_argument("--workers", type=int, default=1, help="processes that cut crops (default: %(default)s)")
-
-
-def run(args: argparse.Namespace) -> None:
-    started = time.time()
-    train(args.out, scenes=args.scenes, iterations=args.iterations, batch_size=args.batch_size,
-          learning_rate=args.learning_rate, seed=args.seed, bf16=args.bf16, workers=args.workers)
-    print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB after {(time.time() - started) / 60:.1f} min")
 
 
 @dataclass
