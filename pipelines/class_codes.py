@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--calibration-images", type=int, default=200, metavar="N", help="training images on whose base classes the "
         "scores of added ones are calibrated, for detectors with embeddings; 0: no calibration (%(default)s)")
     add("--with-base", action="store_true", help="begin with the detector's base classes, where the registry is new")
+    add("--base-shots", type=int, metavar="K", help="with --with-base: make them of K boxes too, by the detector's "
+        "hypernetwork (default: they are what training made them)")
     add("--with-replacement", action="store_true", help="classes with fewer boxes than shots have some twice")
     add("--replace", action="store_true", help="replace classes of these names")
     add("--data-root", help="use the dataset in this folder instead of the config's data_root")
@@ -65,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
 def class_codes(config: str | Path, checkpoint: str | Path, *, out: str | Path, shots: int | None = None, seed: int = 0,
                 classes: Sequence[str] | None = None, boxes: str | Path | None = None,
                 annotations: str | Path | None = None, images: str | Path | None = None, method: str = "codes",
-                calibration_images: int = 200, with_base: bool = False, with_replacement: bool = False,
-                replace: bool = False, data_root: str | Path | None = None, device: str = "auto",
-                options: Sequence[str] | Mapping[str, Any] = ()) -> "ClassHead":
+                calibration_images: int = 200, with_base: bool = False, base_shots: int | None = None,
+                with_replacement: bool = False, replace: bool = False, data_root: str | Path | None = None,
+                device: str = "auto", options: Sequence[str] | Mapping[str, Any] = ()) -> "ClassHead":
     """Make classes and add them to a registry, all or none.
 
     Args:
@@ -97,7 +99,10 @@ def class_codes(config: str | Path, checkpoint: str | Path, *, out: str | Path, 
     if source is None or source != method:
         raise UserError(f"--method {method}: boxes alone make codes; name one source, such as codes or prototype, and "
                         "add words with ovd classes add")
+    if base_shots is not None and not with_base:
+        raise UserError("--base-shots: is of the base classes that --with-base adds; pass both")
     registry = ClassRegistry(out)
+    begins = with_base and not registry.names
     cfg = load_config(config, options, data_root)
     resolve_types(cfg)
     chosen, image_root = _shots(cfg, shots, seed, classes, boxes, annotations, images, with_replacement)
@@ -105,19 +110,25 @@ def class_codes(config: str | Path, checkpoint: str | Path, *, out: str | Path, 
     chosen.check(image_root)
     detector = ShotDetector(cfg, checkpoint, image_root, choose_device(device))
     split, lessons = split_of(cfg), {}
-    if calibration_images:
-        base = ShotSource.read(cfg, annotations, None if boxes else images, replacement=True)
-        lessons = {"calibration_images": calibration_images, "base_detector": detector.at(base.image_root),
-                   "draw_base": partial(base.draw, split.base)}
-    maker = head_maker(detector, [Method.parse(source)], {seed: chosen}, detector.base_head(split.base), {}, split,
-                       (chosen.k,), **lessons)
+    calibrated, of_boxes = bool(calibration_images) and detector.known is not None, begins and base_shots is not None
+    if calibrated or of_boxes:
+        base_source = ShotSource.read(cfg, annotations, None if boxes else images, replacement=True)
+        base_detector = detector.at(base_source.image_root)
+    if calibrated:
+        lessons = {"calibration_images": calibration_images, "base_detector": base_detector,
+                   "draw_base": partial(base_source.draw, split.base)}
+    base = None
+    if of_boxes:
+        base = base_detector.base_head(split.base, base_source.draw_base(split.base, base_shots))
+    elif calibrated or begins:
+        base = detector.base_head(split.base)
+    maker = head_maker(detector, [Method.parse(source)], {seed: chosen}, base, {}, split, (chosen.k,), **lessons)
     head = maker.added(Method.parse(source), chosen.k, seed)
     made_by = {"config": Path(config).name, "checkpoint": fingerprint(checkpoint)}
     head = _with_provenance(head, {**made_by, "seed": seed})
     flags = {FLAG: True} if marked([checkpoint]) else {}
-    if with_base and not registry.names:
-        trained = _with_provenance(detector.base_head(split.base), made_by)
-        registry.add(trained.concat(head), replace, flags=flags)
+    if begins:
+        registry.add(_with_provenance(base, made_by).concat(head), replace, flags=flags)
     else:
         registry.add(head, replace, flags=flags)
     boxes_made = sum(map(len, chosen.classes.values()))

@@ -89,6 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "with all others, as in ovd test (%(default)s)")
     add("--calibration-images", type=int, default=200, metavar="N", help="training images whose regions of base "
         "classes calibrate added ones; 0: no calibration (%(default)s)")
+    add("--base-shots", type=int, metavar="K", help="make the base classes of K boxes too, by the detector's "
+        "hypernetwork (default: they are what training made them)")
     add("--with-replacement", action="store_true", help="classes with fewer boxes than shots have some twice")
     add("--min-size", type=float, default=8.0, metavar="PX", help="least side of a support box (%(default)s)")
     add("--out", metavar="DIR", help="where results go (default: work_dirs/<config name>_fewshot)")
@@ -108,8 +110,9 @@ def run(args: argparse.Namespace) -> int:
     if args.smoke:
         plan = smoke_plan(plan)
     fewshot_eval(args.config, args.checkpoint, plan, annotations=args.annotations, images=args.images,
-                 shots_files=args.shots_files, class_head=args.class_head, out=args.out, save_heads=args.save_heads,
-                 overwrite=args.overwrite, data_root=args.data_root, device=args.device, options=args.cfg_options)
+                 shots_files=args.shots_files, class_head=args.class_head, base_shots=args.base_shots,
+                 out=args.out, save_heads=args.save_heads, overwrite=args.overwrite, data_root=args.data_root,
+                 device=args.device, options=args.cfg_options)
     return 0
 
 
@@ -122,8 +125,8 @@ def smoke_plan(plan: Plan) -> Plan:
 def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan(), *,
                  annotations: str | Path | None = None, images: str | Path | None = None,
                  shots_files: Sequence[str | Path] | None = None, class_head: str | Path | None = None,
-                 out: str | Path | None = None, save_heads: bool = False, overwrite: bool = False,
-                 data_root: str | Path | None = None, device: str = "auto",
+                 base_shots: int | None = None, out: str | Path | None = None, save_heads: bool = False,
+                 overwrite: bool = False, data_root: str | Path | None = None, device: str = "auto",
                  options: Sequence[str] | Mapping[str, Any] = ()) -> list[dict[str, Any]]:
     """Evaluate ``plan`` and write the results.
 
@@ -163,11 +166,13 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
     sets = load_sets(shots_files, source, split.novel, k) if shots_files else \
         {seed: source.draw(split.novel, k, seed) for seed in plan.seeds}
     head_file = Path(class_head) if class_head else of_config(cfg, "class_head")
+    base_boxes = source.draw_base(split.base, base_shots)
     inputs = {"checkpoint": fingerprint(checkpoint), "annotations": fingerprint(source.path)}
     if head_file is not None and head_file.exists():
         inputs["class_head"] = fingerprint(head_file)
     record = {"config": {"plan": asdict(plan), "shots": {str(seed): shots.hash for seed, shots in sets.items()},
-                         **_decisive(cfg)}, "inputs": inputs}
+                         **({} if base_boxes is None else {"base_shots": base_boxes.hash}), **_decisive(cfg)},
+              "inputs": inputs}
     if current_or_remove(target, STAGE, **record, overwrite=overwrite):
         print(f"{target} is up to date")
         return json.loads(target.read_text())["rows"]
@@ -188,7 +193,8 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
             return source.draw(split.base, k, seed, leave_out, replacement=True)
 
         found = evaluate_methods(detector, methods, plan.shots, sets, split, texts=texts, images=plan.images,
-                                 calibration_images=plan.calibration_images, draw_base=draw_base)
+                                 calibration_images=plan.calibration_images, draw_base=draw_base,
+                                 base_shots=base_boxes)
     result = [] if plan.smoke else rows(found.figures, {method.name: method.title for method in methods})
     contents = {"rows": result, "base_lessons": [] if plan.smoke else list(found.lessons), "scores": plan.scores,
                 SMOKE: plan.smoke, "shots": record["config"]["shots"]}

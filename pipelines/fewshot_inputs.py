@@ -72,6 +72,19 @@ class ShotSource:
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from error
 
+    def draw_base(self, names: Sequence[str], k: int | None) -> "ShotSet | None":
+        """``--base-shots``: boxes that base classes are made of; None for none.
+
+        They are always the same ones; a class with fewer has some twice.
+        """
+        from ovd.fewshot.detection.evaluation import CALIBRATION_SEED
+
+        if k is None:
+            return None
+        if k < 1:
+            raise UserError(f"--base-shots {k}: needs one or more")
+        return self.draw(names, k, CALIBRATION_SEED, replacement=True)
+
 
 def of_config(cfg: "Config", key: str) -> Path | None:
     """A path that a config names, in its ``data_root``; None where it names none."""

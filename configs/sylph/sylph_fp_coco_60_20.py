@@ -3,7 +3,7 @@
     tools/dist_train_multi.sh configs/sylph/sylph_fp_coco_60_20.py 8 2 NODE_RANK ADDRESS
 
 Otherwise as sylph_fa_coco_60_20.py; rows of the base checkpoint do not fit the new tower's features, so base classes
-need codes too.
+are made of boxes too: ovd fewshot-eval ... --methods codes --base-shots 10
 """
 
 from mmengine.config import read_base

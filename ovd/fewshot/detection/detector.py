@@ -73,8 +73,14 @@ class ShotDetector:
         """The classes that it knows by name; None for a detector without a text embedding space."""
         return own_head(self.model) if self.vector_reader is not None else None
 
-    def base_head(self, names: Sequence[str]) -> ClassHead:
-        """The base classes as training left them: rows of text, or of the trained classifier."""
+    def base_head(self, names: Sequence[str], shots: ShotSet | None = None) -> ClassHead:
+        """The base classes as training left them: rows of text, or of the trained classifier.
+
+        Args:
+            shots: Boxes of theirs, to make codes of instead.
+        """
+        if shots is not None:
+            return self.features(shots.select(names)).head(shots.k)
         head = self.model.base_head() if hasattr(self.model, "base_head") else self.known
         if head is None:
             raise UserError(f"{self.cfg.filename}: the detector has no classes yet: set class_head in the config, or "

@@ -41,7 +41,7 @@ class Found:
 def evaluate_methods(detector: ShotDetector, methods: Sequence[Method], shots: Sequence[int],
                      sets: Mapping[int, ShotSet], split: Split, *, texts: Mapping[str, ClassHead] | None = None,
                      calibration_images: int = 0, draw_base: DrawBase | None = None,
-                     images: int | None = None) -> Found:
+                     images: int | None = None, base_shots: ShotSet | None = None) -> Found:
     """Evaluate methods on one pass over the images.
 
     Args:
@@ -51,11 +51,12 @@ def evaluate_methods(detector: ShotDetector, methods: Sequence[Method], shots: S
             against.
         draw_base: Needed for calibration.
         images: Evaluate the first so many.
+        base_shots: Boxes to make the base classes of too; None for what training made them.
 
     Raises:
         UserError: A method that the detector cannot do; words that it does not know.
     """
-    base = detector.base_head(split.base)
+    base = detector.base_head(split.base, base_shots)
     maker = head_maker(detector, methods, sets, base, texts or {}, split, shots, calibration_images, draw_base)
     wanted = [(method, k, seed) for method in methods
               for k, seed in ([(0, 0)] if method.source is None else [(k, seed) for k in shots for seed in sets])]
@@ -66,12 +67,14 @@ def evaluate_methods(detector: ShotDetector, methods: Sequence[Method], shots: S
     return Found(figures, () if maker.base is None else maker.base.record(), heads)
 
 
-def head_maker(detector: ShotDetector, methods: Sequence[Method], sets: Mapping[int, ShotSet], base: ClassHead,
-               texts: Mapping[str, ClassHead], split: Split, shots: Sequence[int], calibration_images: int = 0,
-               draw_base: DrawBase | None = None, base_detector: ShotDetector | None = None) -> HeadMaker:
+def head_maker(detector: ShotDetector, methods: Sequence[Method], sets: Mapping[int, ShotSet],
+               base: ClassHead | None, texts: Mapping[str, ClassHead], split: Split, shots: Sequence[int],
+               calibration_images: int = 0, draw_base: DrawBase | None = None,
+               base_detector: ShotDetector | None = None) -> HeadMaker:
     """Everything that the heads of the methods are made of.
 
     Args:
+        base: The base classes; needed for calibration only.
         base_detector: The detector where the images of base shots lie, if they lie elsewhere.
         Others: as of :func:`evaluate_methods`.
     """

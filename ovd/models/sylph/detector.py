@@ -4,6 +4,7 @@ Shapes: B images, S shots, N locations, C classes, D width of class features, h 
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,7 @@ from ovd.vocabulary.classes import canonical
 
 # what decides the features that rows are compared with; rows of detectors that agree in it go side by side
 SPACE_PARTS = ("backbone.", "neck.", "bbox_head.cls_convs.")
+_OUTGROWN = "meta-training changed (model.trainable)"
 
 
 class CodeFCOS(FCOS):
@@ -94,6 +96,9 @@ class CodeFCOS(FCOS):
                 sha.update(name.encode())
                 sha.update(value.detach().float().cpu().contiguous().numpy().tobytes())
         return f"fcos:{sha.hexdigest()}"
+
+    def _own_rows(self) -> ClassHead:
+        return self.bbox_head.own_head()
 
     def base_head(self) -> ClassHead:
         """The rows of the base classes that training gave, as a class head that others can be put beside."""
@@ -176,7 +181,7 @@ class CodeFCOS(FCOS):
         cfg = self.test_cfg
         groups = self._groups
         if groups is None:
-            own = self.bbox_head.own_head()
+            own = self._own_rows()
             groups = [(own, torch.arange(len(own)))]
         results = []
         for image, sample in enumerate(batch_data_samples):
@@ -215,6 +220,30 @@ class SylphFCOS(FreezesParts, CodeFCOS):
     def __init__(self, *, distillation: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.distillation = distillation
+
+    @property
+    def outgrew_rows(self) -> bool:
+        """Whether episodes train the features that the base classes' rows are compared with, and not the rows."""
+        kept = self.freezing
+        return (self.code_generator is not None and kept is not None and "bbox_head.cls_logits.weight" in kept.frozen
+                and any(name.startswith(SPACE_PARTS) for name in kept.trainable))
+
+    def base_head(self) -> ClassHead:
+        """As :meth:`CodeFCOS.base_head`.
+
+        Raises:
+            UserError: The rows are those of the features before meta-training (:attr:`outgrew_rows`).
+        """
+        if self.outgrew_rows:
+            raise UserError(f"the rows of the base classes are not of this detector's features, which "
+                            f"{_OUTGROWN}: make base classes of boxes too, with --base-shots 10")
+        return super().base_head()
+
+    def _own_rows(self) -> ClassHead:
+        if self.outgrew_rows:
+            warnings.warn(f"detecting with rows of base classes that are not of the features, which {_OUTGROWN}: give "
+                          "a class head (ovd class-codes --with-base --base-shots 10)", stacklevel=2)
+        return super()._own_rows()
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> dict[str, Tensor]:
         """Losses of a batch of images, or of an episode, whose samples have a ``role``.
