@@ -73,13 +73,15 @@ TABLE = (
     Benchmark("class_adding", "eval",
               quick=words("--device cpu --pretrained shapes --classes 3 --sample 2 --boxes 2 --rounds 1")),
     Benchmark("episodes", "eval", quick=words("--episodes 20 --loop-episodes 10 --dims 32")),
+    Benchmark("startup", "interface", quick=words("--rounds 1")),
     Benchmark("scaling", "scaling",
               quick=words("--images 10 --processes 1 --scratch work_dirs/quick_scaling --fresh")),
     Benchmark("audit_faults", "quality"),
     Benchmark("support_retrieval", "quality"),
 )
 SUITES = {  # by name: the suites of the table that are run
-    "offline": ("offline",), "train": ("train",), "eval": ("eval",), "all": ("offline", "train", "eval"),
+    "offline": ("offline",), "train": ("train",), "eval": ("eval",), "interface": ("interface",),
+    "all": ("offline", "train", "eval", "interface"),
     "scaling": ("scaling",),  # takes long
     "quality": ("quality",),  # not of speed, and needs the embedded benchmark (make demo)
 }
@@ -145,7 +147,7 @@ def show(figure: dict) -> None:
 def main(argv: Sequence[str] | None = None, folder: Path = FOLDER, table: Sequence[Benchmark] = TABLE) -> int:
     """Run a suite; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", choices=SUITES, default="all", help="(%(default)s: offline, train and eval)")
+    parser.add_argument("--suite", choices=SUITES, default="all", help="(%(default)s: all but scaling and quality)")
     parser.add_argument("--only", nargs="+", metavar="SCRIPT", help="these scripts of the suite")
     parser.add_argument("--json", type=Path, metavar="F", help="write the figures there, a JSON line each")
     parser.add_argument("--quick", action="store_true", help="smallest sizes: does everything run?")
