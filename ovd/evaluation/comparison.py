@@ -105,6 +105,39 @@ def draw_comparison(image: np.ndarray, truth: Instances, methods: Mapping[str, I
     return pictures
 
 
+def draw_verdicts(image: np.ndarray, truth: Instances, methods: Mapping[str, tuple[Instances, float]],
+                  names: Sequence[str]) -> dict[str, np.ndarray]:
+    """One picture for the ground truth and one for each method, with a tag at every box.
+
+    A detection is blue where it is at an object and names it right, orange where it is not; an object is orange where
+    the last method did not find it or named it wrong.
+
+    Args:
+        image: HWC uint8 RGB.
+        truth: the objects.
+        methods: title -> detections, and the lowest score that is drawn.
+        names: class name of each label.
+
+    Returns:
+        title -> picture, the ground truth first, all of one size.
+    """
+    scale = readable_scale(image)
+    pictures = {}
+    found_right = np.zeros(len(truth), bool)
+    for title, (found, min_score) in methods.items():
+        found = found[clearest(found, min_score)]
+        at = found_objects(found, truth)
+        right = (at >= 0) & (truth.labels[at] == found.labels) if len(truth) else np.zeros(len(found), bool)
+        found_right = np.isin(np.arange(len(truth)), at[right])
+        pictures[title] = draw_instances(image, found.boxes, [names[label] for label in found.labels], found.labels,
+                                         _outlines(found, [True] * len(found)), found.scores, scale,
+                                         [RIGHT if fits else WRONG for fits in right], opacity=1.0)
+    return {"ground truth": draw_instances(
+        image, truth.boxes, [names[label] for label in truth.labels], truth.labels,
+        _outlines(truth, [True] * len(truth)), scale=scale, colours=[RIGHT if fits else WRONG for fits in found_right],
+        opacity=1.0), **pictures}
+
+
 def montage(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
     """Pictures of one size in a grid: a row per image, a titled column per key."""
     titles = list(rows[0])

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -102,23 +103,23 @@ class Exhibits:
             figures.append(class_ap(truth.precision(columns, iou_thresholds=[0.5], image_ids=list(self.images))))
         counts = np.bincount([self.labels[a.category_id] for found in self.objects.values() for a in found],
                              minlength=len(self.split.classes))
-        group_of = {}
-        for group, labels in self.split.all_groups().items():
-            if group != "all":
-                group_of |= dict.fromkeys(labels, group)  # later groups are parts of base and novel
+        group_of = groups_by_label(self.split)
         order = list(self.split.all_groups())
         labels = sorted(range(len(self.split.classes)), key=lambda i: (order.index(group_of[i]), self.split.classes[i]))
         return [ClassRow(self.split.classes[i], group_of[i], int(counts[i]), [float(row[i]) for row in figures])
                 for i in labels]
 
-    def recall(self, store: str | os.PathLike, limits: Sequence[int] = LIMITS) -> dict[str, dict[str, float]]:
+    def recall(self, store: str | os.PathLike, limits: Sequence[int] = LIMITS,
+               most_images: int | None = None) -> dict[str, dict[str, float]]:
         """Group -> ``AR@k`` and ``recall@k`` (at an overlap of 0.5) of a store of proposals, in per cent.
 
-        Of the limits, those are left out that ask for more proposals than any image has.
+        Of the limits, those are left out that ask for more proposals than any image has. Of more than ``most_images``
+        images, every n-th is looked at.
         """
         proposals = RegionStore(store)
         images = []
-        for image_id, found in self.objects.items():
+        step = 1 if most_images is None else max(1, -(-len(self.objects) // most_images))
+        for image_id, found in islice(self.objects.items(), 0, None, step):
             if image_id not in proposals:
                 raise UserError(f"{store}: has no proposals for image {image_id} of {self.ann_file}")
             truth = self._truth(found)
@@ -165,6 +166,15 @@ class Exhibits:
         parts = [f"{count} of {group_title(group)}" for group, count in counts.items() if count]
         name = image_path(self.images[image_id], "").name
         return f"{name}: {len(labels)} objects ({', '.join(parts)})" if parts else f"{name}: no objects"
+
+
+def groups_by_label(split: Split) -> dict[int, str]:
+    """Label -> the narrowest group of its class: later groups are parts of base and novel."""
+    found: dict[int, str] = {}
+    for group, labels in split.all_groups().items():
+        if group != "all":
+            found |= dict.fromkeys(labels, group)
+    return found
 
 
 def decode_masks(masks: Sequence[list | dict], size: tuple[int, int]) -> np.ndarray:

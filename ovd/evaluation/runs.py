@@ -74,13 +74,15 @@ class Run:
         fingerprints: name of an input or output -> ``sha256:...``.
         flags: marks of the checkpoint, such as ``untrained`` and ``smoke``.
         config: the config in full, as plain values.
+        decisive: what of it decided the outcome of the training.
         config_file: the config's own file where it is found, else the copy in the work directory.
         metrics: ``{"novel/ap50": per cent, ...}``; None values where there is no ground truth.
         evaluations: the lines of results.jsonl, oldest first.
         log: losses and more over iterations.
         checkpoint, detections: files.
         annotations, images, split, protocol: the ground truth of the test set; ``split`` is a name or a file.
-        proposals, regions, class_head: stores and the class head that the config names, where they exist.
+        proposals, class_head: the test set's store of proposals and the class head that the config names.
+        regions, region_annotations: the region store of the test set, or else of the training set, and its annotations.
         fewshot: the rows that ``ovd fewshot-eval`` wrote, with this folder's checkpoint or into this folder.
         recipe: the journal, of a recipe's folder.
         stages: name -> times: all of a recipe, or those of the recipe above that concern this run.
@@ -93,6 +95,7 @@ class Run:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
+    decisive: Mapping[str, Any] | None = None
     config_file: Path | None = None
     metrics: Mapping[str, float | None] | None = None
     evaluations: Sequence[Mapping[str, Any]] = ()
@@ -105,6 +108,7 @@ class Run:
     protocol: str = "coco"
     proposals: Path | None = None
     regions: Path | None = None
+    region_annotations: Path | None = None
     class_head: Path | None = None
     fewshot: Sequence[Mapping[str, Any]] = ()
     recipe: Recipe | None = None
@@ -184,16 +188,18 @@ def read_run(work_dir: str | os.PathLike) -> Run:
     tested = next((config for _, config in reversed(configs) if config.get("test_evaluator")), None)
     config = tested or trained or {}
     manifest = _manifest(checkpoint or folder / JOURNAL)
+    fingerprints = dict(manifest.inputs) if manifest else {}
+    if manifest and checkpoint:
+        fingerprints["final.pth"] = manifest.content
     stages = _stages_above(folder)
+    regions, region_annotations = _regions(config, folder)
     return Run(
         folder, _name(folder), _status(log, trained, checkpoint, metrics), _settings(trained or config, manifest, log),
-        {**(manifest.inputs if manifest else {}),
-         **({"final.pth": manifest.content} if manifest and checkpoint else {})},
-        manifest.flags if manifest else {}, config or None,
+        fingerprints, manifest.flags if manifest else {}, config or None, manifest.config if manifest else None,
         _config_file(configs[-1][0], folder, stages) if configs else None, metrics,
         _json_lines(folder / "results.jsonl"), log, checkpoint,
         _first(*(folder / name for name in DETECTIONS)), **_truth(config, folder),
-        proposals=_named(config, "proposal_store_val", folder), regions=_named(config, "region_store", folder),
+        proposals=_named(config, "proposal_store_val", folder), regions=regions, region_annotations=region_annotations,
         class_head=_named(config, "class_head", folder), fewshot=fewshot, stages=stages)
 
 
@@ -366,6 +372,20 @@ def _truth(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _named(config: Mapping[str, Any], key: str, folder: Path) -> Path | None:
     value = config.get(key)
     return _find(Path(config.get("data_root") or "", value), folder) if isinstance(value, str) else None
+
+
+def _regions(config: Mapping[str, Any], folder: Path) -> tuple[Path | None, Path | None]:
+    """The region store and its annotations, of the test set where there is one."""
+    train = config.get("region_store")
+    val = config.get("region_store_val")
+    if val is None and isinstance(train, str):
+        val = str(Path(train).with_name(Path(train).name.replace("train", "val")))
+    for store, annotations in ((val, "val_ann"), (train, "train_ann")):
+        found = _named({**config, "store": store}, "store", folder)
+        truth = _named(config, annotations, folder)
+        if found is not None and truth is not None:
+            return found, truth
+    return None, None
 
 
 def _find(path: Path, folder: Path) -> Path | None:
