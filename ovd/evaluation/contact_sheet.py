@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ovd.clip.crops import CropRecipe, crop_windows
+from ovd.evaluation.picture_sheet import FAINT, GAP, INK, LINE, MARGIN, PAPER, write_line
 
 _CONTEXT = 2.0  # side of what is shown, in longer sides of the box
 _LEAST = 48  # pixels of the image that are shown at least
-_GAP, _MARGIN, _LINE = 14, 22, 20
-_PAPER, _INK, _FAINT, _FRAME = (250, 250, 248), (32, 32, 36), (120, 120, 126), (255, 196, 0)
+_FRAME = (255, 196, 0)
 
 
 @dataclass(frozen=True)
@@ -35,20 +34,20 @@ def contact_sheet(title: str, subtitle: str, tiles: Iterable[Tile], columns: int
     pictures = [(_picture(tile, side), tile.caption, tile.note) for tile in tiles]
     columns = max(1, min(columns, len(pictures)))
     lines = -(-len(pictures) // columns)
-    width = max(2 * _MARGIN + columns * (side + _GAP) - _GAP, 2 * _MARGIN + 3 * side)
-    top = _MARGIN + 2 * _LINE + _GAP
-    step = side + 2 * _LINE + _GAP
-    sheet = Image.new("RGB", (width, top + lines * step + _MARGIN - _GAP), _PAPER)
+    width = max(2 * MARGIN + columns * (side + GAP) - GAP, 2 * MARGIN + 3 * side)
+    top = MARGIN + 2 * LINE + GAP
+    step = side + 2 * LINE + GAP
+    sheet = Image.new("RGB", (width, top + lines * step + MARGIN - GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     large, plain, small = (ImageFont.load_default(size) for size in (22, 15, 13))
-    _write(draw, (_MARGIN, _MARGIN), title, large, _INK, width - 2 * _MARGIN)
-    _write(draw, (_MARGIN, _MARGIN + 30), subtitle, small, _FAINT, width - 2 * _MARGIN)
+    write_line(draw, (MARGIN, MARGIN), title, large, INK, width - 2 * MARGIN)
+    write_line(draw, (MARGIN, MARGIN + 30), subtitle, small, FAINT, width - 2 * MARGIN)
     for number, (picture, caption, note) in enumerate(pictures):
-        x = _MARGIN + number % columns * (side + _GAP)
+        x = MARGIN + number % columns * (side + GAP)
         y = top + number // columns * step
         sheet.paste(picture, (x, y))
-        _write(draw, (x, y + side + 4), caption, plain, _INK, side)
-        _write(draw, (x, y + side + 4 + _LINE), note, small, _FAINT, side)
+        write_line(draw, (x, y + side + 4), caption, plain, INK, side)
+        write_line(draw, (x, y + side + 4 + LINE), note, small, FAINT, side)
     return sheet
 
 
@@ -59,6 +58,8 @@ def file_stem(text: str, otherwise: str) -> str:
 
 def _picture(tile: Tile, side: int) -> Image.Image:
     """The square about the box, which is framed; it stays within the image where that is large enough."""
+    from ovd.clip.crops import CropRecipe, crop_windows  # not above: it brings torch along
+
     x1, y1, x2, y2 = tile.box
     longer = max(x2 - x1, y2 - y1)
     recipe = CropRecipe("square", (max(_CONTEXT, _LEAST / longer),), "nearest")
@@ -73,13 +74,3 @@ def _picture(tile: Tile, side: int) -> Image.Image:
         if outline[2] >= outline[0] and outline[3] >= outline[1]:
             draw.rectangle(outline, outline=colour)
     return shown
-
-
-def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, font: ImageFont.FreeTypeFont,
-           colour: tuple[int, int, int], width: int) -> None:
-    """One line, cut with dots where it is too wide."""
-    if draw.textlength(text, font=font) > width:
-        while text and draw.textlength(text + "...", font=font) > width:
-            text = text[:-1]
-        text += "..."
-    draw.text(place, text, fill=colour, font=font)

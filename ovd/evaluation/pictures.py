@@ -13,10 +13,15 @@ from PIL import Image, ImageDraw, ImageFont
 if TYPE_CHECKING:
     from mmengine.structures import InstanceData
 
+# Okabe and Ito's colours, which colour-blind people tell apart, and a grey for what does not matter
+BLUE, VERMILION, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
+PURPLE, SKY, GREY = (204, 121, 167), (86, 180, 233), (165, 165, 165)
+
 
 def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str], labels: Sequence[int],
                    masks: np.ndarray | None = None, scores: Sequence[float] | None = None, scale: int = 1,
-                   colours: Sequence[tuple[int, int, int]] | None = None, opacity: float = 0.4) -> np.ndarray:
+                   colours: Sequence[tuple[int, int, int]] | None = None, opacity: float = 0.4,
+                   line_width: int | None = None) -> np.ndarray:
     """Thin boxes, translucent masks, and a readable tag at each box: the class, and the score where there is one.
 
     Args:
@@ -27,6 +32,7 @@ def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str]
         scale: the picture is so many times larger than the image; :func:`readable_scale` suggests one.
         colours: N RGB colours, instead of those of the classes.
         opacity: of the masks, 0 to 1.
+        line_width: of the boxes, in pixels of the picture; by default thin.
 
     Returns:
         an image of ``scale`` times the size.
@@ -52,12 +58,26 @@ def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str]
     for index in order:
         x1, y1, x2, y2 = (float(v) for v in boxes_N4[index])
         draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colours[index],
-                       width=max(1, round(min(height, width) / 300)))
+                       width=line_width or max(1, round(min(height, width) / 300)))
     taken: list[tuple[float, float, float, float]] = []
     for index in (index for index in order if names[index]):
         tag = names[index] if scores is None else f"{names[index]} {100 * scores[index]:.0f}"
         taken.append(_draw_tag(draw, tag, boxes_N4[index], colours[index], font, (width, height), taken))
     return np.asarray(picture)
+
+
+def fitted(image: np.ndarray, boxes_N4: np.ndarray, side: int,
+           masks: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The image with its longer side made ``side`` pixels, and boxes and masks ``[N, H, W]`` in its new pixels."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    boxes_N4 = np.asarray(boxes_N4, np.float64).reshape(-1, 4) * scale
+    if masks is not None:
+        masks = np.array([np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)) for mask in masks],
+                         bool).reshape(-1, size[1], size[0])
+    return resized, boxes_N4, masks
 
 
 def readable_scale(image: np.ndarray) -> int:

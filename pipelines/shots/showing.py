@@ -1,6 +1,6 @@
 """Show what is in a file of shots."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ovd.errors import UserError
@@ -43,28 +43,7 @@ def show(file: str | Path, *, annotations: Sequence[str | Path] = (), image_root
     if checked:
         print(f"they fit {' and '.join(checked)}")
     if show_dir:
-        _draw(shots, root, Path(show_dir), f"shots of {whole.hash[:15]}")
+        from ovd.fewshot.shot_sheets import draw_shots
 
-
-def _draw(shots: ShotSet, root: Path, folder: Path, subtitle: str) -> None:
-    from tqdm import tqdm
-
-    from ovd.evaluation.audit_pictures import Pictures
-    from ovd.evaluation.contact_sheet import Tile, contact_sheet, file_stem
-    from ovd.stores.atomic import atomic_write
-
-    pictures = Pictures.of(shots.to_annotations(root).images, root)
-
-    def tiles(name: str) -> Iterator[Tile]:
-        for number, shot in enumerate(shots[name], 1):
-            yield Tile(pictures.image(shot.image_id), shot.box, f"shot {number}", shot.image)
-
-    taken: set[str] = set()
-    for name in tqdm(shots.names, desc="contact sheets", unit="class", disable=None):
-        stem = file_stem(name, "class")
-        while stem in taken:
-            stem += "-"
-        taken.add(stem)
-        with atomic_write(folder / f"{stem}.png") as temporary:
-            contact_sheet(name, subtitle, tiles(name)).save(temporary, "PNG")
-    print(f"pictures: {folder} ({len(taken)} contact sheet{'s' * (len(taken) > 1)})")
+        drawn = draw_shots(shots, root, Path(show_dir), f"shots of {whole.hash[:15]}")
+        print(f"pictures: {show_dir} ({len(drawn)} contact sheet{'s' * (len(drawn) > 1)})")
