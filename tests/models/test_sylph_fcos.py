@@ -281,6 +281,22 @@ def test_support_features_are_those_of_the_level_that_fits_the_box(batch):
             assert torch.equal(found[row], expected[0])
 
 
+def test_a_generator_may_read_all_levels_of_a_box(batch):
+    everything = {**EXTRACTOR, "type": "GenericRoIExtractor", "aggregation": "concat", "out_channels": 3 * WIDTH}
+    everything.pop("finest_scale")
+    detector = make(code_generator={**GENERATOR, "levels": 3}, support_extractor=everything, **FA)
+    assert step(detector, episode(batch))["loss_cls"] > 0
+    assert any("fusion" in name for name in with_gradient(detector))
+    detector.eval()
+    data = detector.data_preprocessor(batch(regions=(None,)), False)
+    with torch.no_grad():
+        found = detector.support_features(data["inputs"], data["data_samples"])
+        levels = detector.extract_feat(data["inputs"])
+        rois = torch.cat([torch.zeros(3, 1), data["data_samples"][0].gt_instances.bboxes], dim=1)
+        for part, layer, level in zip(found.chunk(3, dim=1), detector.support_extractor.roi_layers, levels):
+            assert torch.equal(part, layer(level, rois))
+
+
 def slow_detect(evidence: Evidence, image: int, head: ClassHead, score_thr, nms_pre, iou_threshold, max_per_img):
     """Location by location, class by class, suppression by a double loop."""
     start, kept = 0, []
