@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovd.clip.text_tower import TextEncoder
 from ovd.clip.towers import ClipModel
 from ovd.stores.class_heads import ClassHead
 from ovd.vocabulary.prompts import PromptStyle, class_texts, prompts
@@ -14,7 +15,8 @@ from ovd.vocabulary.prompts import PromptStyle, class_texts, prompts
 
 def class_embeddings(clip: ClipModel, names: Sequence[str], style: PromptStyle, *,
                      synonyms: Mapping[str, Sequence[str]] | None = None,
-                     progress: Callable[[int], None] = lambda texts: None) -> ClassHead:
+                     progress: Callable[[int], None] = lambda texts: None,
+                     encode: TextEncoder | None = None) -> ClassHead:
     """A class head of one row a class: the mean over its prompts (and synonyms), as the style says.
 
     A class's row does not depend on the other classes, to the bit: the texts of a word (the name, or a synonym) are
@@ -25,6 +27,7 @@ def class_embeddings(clip: ClipModel, names: Sequence[str], style: PromptStyle, 
         names: Class names, distinct.
         synonyms: See :func:`ovd.vocabulary.prompts.class_texts`.
         progress: Called after each class with the number of its texts.
+        encode: :func:`style_encoder` of the CLIP and the style, to be used many times; None makes one.
 
     Returns:
         A head whose scale is the CLIP's, and its bias, the same for each class, where it has one (SigLIP). Rows that
@@ -36,7 +39,7 @@ def class_embeddings(clip: ClipModel, names: Sequence[str], style: PromptStyle, 
     """
     rows = []
     texts = class_texts(names, style, synonyms)
-    encode = clip.text_encoder(shared=prompts("", style))
+    encode = encode or style_encoder(clip, style)
     uses = Counter(words for class_prompts in texts for words in _by_word(class_prompts, style))
     known: dict[tuple[str, ...], Tensor] = {}
     for class_prompts in texts:
@@ -56,6 +59,11 @@ def class_embeddings(clip: ClipModel, names: Sequence[str], style: PromptStyle, 
     return ClassHead(tuple(names), torch.stack(rows)[:, None], bias, scale=clip.logit_scale,
                      norm="cosine" if style.normalize_mean else "linear", provenance=tuple(provenance),
                      stats={"clip": clip.fingerprint, **({} if bias is None else {"scores": "sigmoid"})})
+
+
+def style_encoder(clip: ClipModel, style: PromptStyle) -> TextEncoder:
+    """An encoder that has computed what all names in a style's templates share, from its first use on."""
+    return clip.text_encoder(shared=prompts("", style))
 
 
 def _by_word(texts: list[str], style: PromptStyle) -> list[tuple[str, ...]]:

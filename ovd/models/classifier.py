@@ -3,6 +3,7 @@
 Shapes: N regions, D embedding width, C classes (base first), M vectors a class, K = C + 1 with background last.
 """
 
+from collections.abc import Collection
 from os import PathLike
 from pathlib import Path
 
@@ -47,6 +48,8 @@ class CosineClassifier(nn.Module):
             head where there is no split, in the spelling of :func:`~ovd.vocabulary.classes.canonical`. They stay what
             they are when the vocabulary is replaced.
         is_base: bool ``[C]``: which classes of the current vocabulary have such a name.
+        is_added: bool ``[C]``: which classes do not compete with each other where scores are independent; those that
+            are not base, unless :meth:`mark_added` says otherwise.
         head: The class head of the current vocabulary; None before there is one.
 
     Raises:
@@ -74,6 +77,7 @@ class CosineClassifier(nn.Module):
         for name in _FORM:
             self.register_buffer(name, None, persistent=False)
         self.register_buffer("is_base", torch.zeros(0, dtype=torch.bool), persistent=False)
+        self.register_buffer("is_added", torch.zeros(0, dtype=torch.bool), persistent=False)
         self.reduce = "single"
         self.head: ClassHead | None = None
         self.names: tuple[str, ...] = ()
@@ -131,6 +135,12 @@ class CosineClassifier(nn.Module):
         self.num_base = len(self.names)
         self.is_base = torch.tensor([canonical(name) in self.base_names for name in self.names], dtype=torch.bool,
                                     device=device)
+        self.is_added = ~self.is_base
+
+    def mark_added(self, names: Collection[str]) -> None:
+        """Say which classes of the current vocabulary count as added, for independent scores; the others compete."""
+        self.is_added = torch.tensor([name in names for name in self.names], dtype=torch.bool,
+                                     device=self.is_base.device)
 
     def forward(self, embeddings_ND: Tensor) -> Tensor:
         """Logits, float32 ``[N, K]``, background last (``[N, C]`` without one); also under autocast.
@@ -170,18 +180,19 @@ class CosineClassifier(nn.Module):
         Float32, or float64 where the logits are.
 
         Args:
-            independent: Softmax over base classes and background; each other class c by itself against these,
-                ``exp(l_c) / (exp(l_c) + sum of theirs)``. Then no class that is added changes the score of another, to
-                the bit on a CPU. Where there is neither a base class nor a background, as usual.
+            independent: Softmax over background and the classes that are not ``is_added`` (base classes); each added
+                class c by itself against these, ``exp(l_c) / (exp(l_c) + sum of theirs)``. Then no class that is added
+                changes the score of another, to the bit on a CPU. Where all are added and there is no background, as
+                usual.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if independent:
-            is_reference = torch.cat([self.is_base, self.is_base.new_ones(logits.shape[1] - self.num_classes)])
+            is_reference = torch.cat([~self.is_added, self.is_added.new_ones(logits.shape[1] - self.num_classes)])
             reference = logits[:, is_reference]
         if not independent or not reference.shape[1]:
             return logits.softmax(dim=-1)[:, :self.num_classes]
         result_NC = (logits[:, :self.num_classes] - reference.logsumexp(dim=-1, keepdim=True)).sigmoid()
-        result_NC[:, self.is_base] = reference.softmax(dim=-1)[:, :int(self.is_base.sum())]
+        result_NC[:, ~self.is_added] = reference.softmax(dim=-1)[:, :int((~self.is_added).sum())]
         return result_NC
 
 

@@ -45,10 +45,14 @@ class RegionEmbeddings:
 
 @dataclass(frozen=True)
 class RegionEvidence:
-    """Regions of a batch of images, seen and not yet named: how many each image has, and what the heads see in them."""
+    """Regions of a batch of images, seen and not yet named: how many each image has, and what the heads see in them.
+
+    ``features``, FPN levels, are kept where masks are to be made of what will be found; None otherwise.
+    """
 
     found: RegionEmbeddings
     sizes: tuple[int, ...]
+    features: tuple[Tensor, ...] | None = None
 
 
 class RegionDetection:
@@ -186,26 +190,37 @@ class RegionDetection:
             del result.roi_index
         return results
 
-    def evidence(self, x: tuple[Tensor], boxes: list[Tensor], metas: list[dict]) -> RegionEvidence:
+    def evidence(self, x: tuple[Tensor], boxes: list[Tensor], metas: list[dict],
+                 keep_features: bool = False) -> RegionEvidence:
         """All about boxes in input pixels (``[n, 4]`` for each image) that does not depend on the vocabulary.
 
         Args:
             x: FPN levels.
+            keep_features: Keep them too, for masks.
         """
-        found = self.region_embeddings(full_precision(x), bbox2roi(boxes), metas)
-        return RegionEvidence(found, tuple(map(len, boxes)))
+        x = full_precision(x)
+        found = self.region_embeddings(x, bbox2roi(boxes), metas)
+        return RegionEvidence(found, tuple(map(len, boxes)), x if keep_features else None)
 
-    def detect(self, evidence: RegionEvidence, metas: list[dict], rescale: bool = True) -> InstanceList:
-        """Detections of the current vocabulary in each image: ``bboxes``, ``scores``, ``labels``; no masks."""
+    def detect(self, evidence: RegionEvidence, metas: list[dict], rescale: bool = True,
+               masks: bool = False) -> InstanceList:
+        """Detections of the current vocabulary in each image: ``bboxes``, ``scores``, ``labels``.
+
+        Args:
+            masks: ``masks`` too; the evidence has the features.
+        """
         found = evidence.found
         scores_NC = self._fuse(self._logits(found), None)
         results = []
         for *image, meta in zip(*(tensor.split(evidence.sizes) for tensor in (found.rois_N5, scores_NC,
                                                                               found.deltas_N4)), metas):
-            result = self._detect(*image, meta)
-            result.bboxes = _rescaled(result.bboxes, meta) if rescale else result.bboxes
+            results.append(self._detect(*image, meta))
+        if masks:
+            self._add_masks(evidence.features, metas, results, rescale)
+        for result, meta in zip(results, metas):
+            if not masks:
+                result.bboxes = _rescaled(result.bboxes, meta) if rescale else result.bboxes
             del result.roi_index
-            results.append(result)
         return results
 
     def _classify_gt(self, stages: tuple[tuple[Tensor, ...], ...], opinion_NC: Tensor | None, samples: SampleList,
@@ -239,7 +254,7 @@ class RegionDetection:
         cfg = self.test_cfg
         settings = (cfg.score_thr, cfg.nms["iou_threshold"], cfg.max_per_img)
         if self.independent:
-            return nms_with_budgets(boxes_N4, scores_NC, self.classifier.is_base, *settings)
+            return nms_with_budgets(boxes_N4, scores_NC, ~self.classifier.is_added, *settings)
         return class_wise_nms(boxes_N4, scores_NC, *settings)
 
 

@@ -93,8 +93,12 @@ class ViLD(MaskRCNN):
             return self.rpn_head.predict(x, batch_data_samples, rescale=False)
         return [sample.proposals for sample in batch_data_samples]
 
-    def evidence(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> RegionEvidence:
+    def evidence(self, batch_inputs: Tensor, batch_data_samples: SampleList,
+                 keep_features: bool = False) -> RegionEvidence:
         """What a batch of images shows, whatever the vocabulary: many class heads are tried on it in one pass.
+
+        Args:
+            keep_features: Keep what masks are made of.
 
         Raises:
             UserError: The detector has a further opinion, which depends on the vocabulary.
@@ -103,11 +107,15 @@ class ViLD(MaskRCNN):
             raise UserError("model: dense_clip and cached_clip are of one vocabulary: leave them out to try several")
         x = self.extract_feat(batch_inputs)
         boxes = [found.bboxes for found in self._proposals(x, batch_data_samples)]
-        return self.roi_head.evidence(x, boxes, [sample.metainfo for sample in batch_data_samples])
+        return self.roi_head.evidence(x, boxes, [sample.metainfo for sample in batch_data_samples], keep_features)
 
-    def detect(self, evidence: RegionEvidence, batch_data_samples: SampleList) -> InstanceList:
-        """Detections of the current class head in original pixels, without masks: :meth:`predict` but for these."""
-        return self.roi_head.detect(evidence, [sample.metainfo for sample in batch_data_samples])
+    def detect(self, evidence: RegionEvidence, batch_data_samples: SampleList, masks: bool = False) -> InstanceList:
+        """Detections of the current class head in original pixels, as :meth:`predict` gives them.
+
+        Args:
+            masks: With masks, of evidence that kept the features.
+        """
+        return self.roi_head.detect(evidence, [sample.metainfo for sample in batch_data_samples], masks=masks)
 
     def embed_boxes(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Tensor:
         """Unit embeddings ``[n, D]`` of the boxes in ``gt_instances`` (input pixels), image after image.

@@ -370,14 +370,31 @@ class ClassHead:
         """Write the head (safetensors, all in one file) and its manifest; the same head gives the same bytes."""
         manifest = Manifest(KIND, stage, dict(config or {}), dict(inputs or {}), flags=dict(flags or {}),
                             counts={"classes": len(self), "vectors": int(self.counts_C().sum()), "dim": self.dim})
+        meta, tensors = self.parts()
+        data = safetensors.torch.save(tensors, {_METADATA: canonical_json(meta)})
+        with publish(path, manifest) as (temporary, _):
+            temporary.write_bytes(data)
+        return manifest
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What is in a head's file: plain json, and tensors by name."""
         meta = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_TENSORS, "terms")}
         tensors = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
         tensors |= {} if self.terms is None else self.terms.tensors()
         schema = 2 if self.reduce in ("log_mean_exp", "mixed") else 1  # what versions before these forms can read is 1
-        data = safetensors.torch.save(tensors, {_METADATA: canonical_json({"schema": schema, **meta})})
-        with publish(path, manifest) as (temporary, _):
-            temporary.write_bytes(data)
-        return manifest
+        return {"schema": schema, **meta}, tensors
+
+    @classmethod
+    def of_parts(cls, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "ClassHead":
+        """The head of which :meth:`parts` made these; ValueError, KeyError, TypeError or UserError for others."""
+        meta, tensors = dict(meta), dict(tensors)
+        if meta.pop("schema") not in (1, 2):
+            raise ValueError("written by a later version of ovd")
+        terms = Terms.load(tensors)
+        head = {**meta, **tensors, **({} if terms is None else {"terms": terms})}
+        if head.keys() - {f.name for f in fields(cls)} or "weights" not in tensors:
+            raise ValueError(f"has the entries {sorted(head)}")
+        return cls(**head)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ClassHead":
@@ -387,13 +404,7 @@ class ClassHead:
             with safe_open(path, "pt") as file:
                 meta = json.loads((file.metadata() or {})[_METADATA])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            if meta.pop("schema") not in (1, 2):
-                raise ValueError("written by a later version of ovd")
-            terms = Terms.load(tensors)
-            head = {**meta, **tensors, **({} if terms is None else {"terms": terms})}
-            if head.keys() - {f.name for f in fields(cls)} or "weights" not in tensors:
-                raise ValueError(f"has the entries {sorted(head)}")
-            return cls(**head)
+            return cls.of_parts(meta, tensors)
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such file; make it with tools/class_embeddings.py") from error
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:

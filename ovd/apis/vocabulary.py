@@ -1,0 +1,103 @@
+"""A vocabulary: the classes that compete with each other, and those that were put beside them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ovd.apis.words import Words
+from ovd.errors import UserError, nearest
+from ovd.stores.class_heads import ClassHead
+from ovd.stores.class_registry import load_classes, spelling
+from ovd.vocabulary.prompts import check_names
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """Classes in the order of their labels; never changed, only replaced.
+
+    Attributes:
+        chosen: Classes that compete with each other; None for none.
+        added: Name -> the head of one class that does not compete with other added ones.
+    """
+
+    chosen: ClassHead | None = None
+    added: Mapping[str, ClassHead] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The chosen classes, then the added ones."""
+        return (() if self.chosen is None else self.chosen.names) + tuple(self.added)
+
+    def head(self) -> ClassHead | None:
+        """All classes as one head without background; None for no classes."""
+        heads = [*([] if self.chosen is None else [self.chosen]), *self.added.values()]
+        heads = [replace(head, background=None) for head in heads]
+        while len(heads) > 1:  # neighbours in pairs: each class is copied a few times, however many there are
+            heads = [left.concat(*right) if right else left
+                     for left, *right in (heads[first:first + 2] for first in range(0, len(heads), 2))]
+        return heads[0] if heads else None
+
+    def known(self, name: str) -> str | None:
+        """The class of this name, in whichever spelling."""
+        return next((known for known in self.names if spelling(known) == spelling(name)), None)
+
+    def plus(self, head: ClassHead) -> "Vocabulary":
+        """With a class of its own name more."""
+        return replace(self, added={**self.added, head.names[0]: head})
+
+    def without(self, name: str) -> "Vocabulary":
+        """Less a class that is there."""
+        if name in self.added:
+            return replace(self, added={other: head for other, head in self.added.items() if other != name})
+        return replace(self, chosen=self.chosen.remove([name]) if len(self.chosen) > 1 else None)
+
+
+def read_vocabulary(classes: Sequence[str] | ClassHead | str | os.PathLike, own: ClassHead | None,
+                    words: Words | None) -> ClassHead | None:
+    """The head of names, of a file or a registry, or as it is; None for an empty list of names.
+
+    Args:
+        own: The model's own classes, whose rows are taken where a name is one of theirs.
+        words: What makes rows of other names.
+
+    Raises:
+        UserError: No such file; names that repeat or are empty; names that a detector without CLIP does not know.
+    """
+    if isinstance(classes, ClassHead):
+        return classes
+    if isinstance(classes, str | os.PathLike):
+        path = Path(classes)
+        if not path.exists():
+            raise UserError(f"{path}: no such class head file or registry; names are given as a list: "
+                            f"set_vocabulary([{os.fspath(classes)!r}])")
+        return load_classes(path)
+    names = list(classes)
+    if not names:
+        return None
+    check_names(names)
+    seen: dict[str, str] = {}
+    for name in names:
+        if (other := seen.setdefault(spelling(name), name)) != name:
+            raise UserError(f"the classes {other!r} and {name!r} are one name; leave one out")
+    return of_names(names, own, words)
+
+
+def of_names(names: Sequence[str], own: ClassHead | None, words: Words | None,
+             texts: Mapping[str, Sequence[str]] | None = None) -> ClassHead:
+    """Rows of names: the model's own where it has them, else by words.
+
+    Raises:
+        UserError: Names that a detector without CLIP does not know.
+    """
+    mine = {} if own is None else {spelling(name): name for name in own.names}
+    known = {name: mine[spelling(name)] for name in names if spelling(name) in mine and name not in (texts or {})}
+    new = [name for name in names if name not in known]
+    if new and words is None:
+        raise UserError(f"this detector knows no CLIP, so it has no class {new[0]!r}{nearest(new[0], mine.values())} "
+                        "Give it a ViLD, or a class head of its own space")
+    head = words.head(new, texts) if new else None
+    if known:
+        rows = replace(own.select(known.values()), names=tuple(known), background=None)
+        head = rows if head is None else head.concat(rows)
+    return head.select(names)
