@@ -129,7 +129,9 @@ def fewshot_classify(sources: Sequence[str], *, heads: Sequence[str] = USUAL, wa
     if smoke:
         episodes, tune_episodes = min(episodes, SMOKE["episodes"]), min(tune_episodes, SMOKE["tune_episodes"])
     for shot in shots:
-        check_numbers(way, shot, query, episodes)
+        check_numbers(way, shot, query, episodes, seed)
+    if tune_episodes < 2:
+        raise UserError(f"--tune-episodes {tune_episodes}: needs at least 2")
     objects, base, skipped = _objects(Sources(sources, **where), split, subset, classes, tune_on, tune_classes)
     few: list[str] = []
     if on_few == "skip":
@@ -240,6 +242,9 @@ def _class_list(split: str | None, subset: str | None, classes: Sequence[str] | 
     known = {"base": chosen.base, "novel": chosen.novel, **chosen.groups}
     if subset is not None and subset not in known:
         raise UserError(f"split {chosen.name} has no subset {subset!r}{nearest(subset, known)}")
+    if subset is not None and not known[subset]:
+        raise UserError(f"split {chosen.name} has no {subset} classes; choose another subset, such as "
+                        f"{next(name for name, members in known.items() if members)}, or name the classes")
     return None if subset is None else list(known[subset])
 
 
@@ -292,8 +297,9 @@ def predict(pictures: Sequence[str], sources: Sequence[str], *, heads: Sequence[
     if get_head(heads[0]).method is None:
         able = [name for name, head in HEADS.items() if head.method]
         raise UserError(f"--predict with --heads {heads[0]}: makes no class head; choose one of {', '.join(able)}")
-    if shot is not None and shot < 1:
-        raise UserError(f"--shot {shot}: needs at least 1")
+    for option, value, least in (("--shot", 1 if shot is None else shot, 1), ("--seed", seed, 0)):
+        if value < least:
+            raise UserError(f"{option} {value}: needs at least {least}")
     where = Sources(sources, **{name: options[name] for name in Sources.__dataclass_fields__ if name in options})
     objects, _, _ = _objects(where, split, subset, classes, None, None)
     members = [np.flatnonzero(objects.labels_N == label) for label in range(len(objects.names))]

@@ -128,6 +128,8 @@ def test_annotated_boxes_are_embedded_themselves(world, tmp_path):
     ({"heads": ["text"]}, "--class-head"), ({"annotations": []}, "name the annotation file"),
     ({"subset": "rare"}, "no subset 'rare'"), ({"classes": ["red"], "subset": "novel"}, "give one of them"),
     ({"split": None, "subset": "novel"}, "of what"), ({"tune_classes": ["blue"]}, "both to test and to tune on"),
+    ({"split": "coco", "subset": "novel"}, "split coco has no novel classes; choose another subset, such as base"),
+    ({"seed": -1}, "--seed -1"), ({"tune_on": "base", "tune_episodes": 1}, "--tune-episodes 1"),
     ({"annotations": ["a", "b"]}, "--annotations: 2 given for 1 sources")])
 def test_mistakes_are_said_in_one_line(world, change, message):
     folder, file = world

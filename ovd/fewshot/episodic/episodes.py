@@ -59,7 +59,7 @@ def sample_episodes(labels_N: np.ndarray, names: Sequence[str], *, way: int, sho
         UserError: Numbers that make no episode; fewer classes than ``way``; a class with fewer than ``shot + query``
             objects.
     """
-    check_numbers(way, shot, query, episodes)
+    check_numbers(way, shot, query, episodes, seed)
     if len(names) < way:
         raise UserError(f"{len(names)} classes are too few for {way}-way episodes: choose a smaller --way or "
                         "more classes")
@@ -83,9 +83,9 @@ def sample_episodes(labels_N: np.ndarray, names: Sequence[str], *, way: int, sho
     return Episodes(classes_EN, chosen_ENM[..., query:], chosen_ENM[..., :query], seed)
 
 
-def check_numbers(way: int, shot: int, query: int, episodes: int) -> None:
+def check_numbers(way: int, shot: int, query: int, episodes: int, seed: int) -> None:
     """Raise UserError for numbers that make no episodes."""
     for option, value, least in (("--way", way, 2), ("--shot", shot, 1), ("--query", query, 1),
-                                 ("--episodes", episodes, 2)):
+                                 ("--episodes", episodes, 2), ("--seed", seed, 0)):
         if value < least:
             raise UserError(f"{option} {value}: needs at least {least}")
