@@ -7,11 +7,13 @@ their command is asked for, so ``ovd --help`` does not load torch.
 import argparse
 import importlib
 import os
+import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 from ovd import __version__
 from ovd.errors import UserError, nearest
@@ -36,12 +38,14 @@ STAGES = {
     "class-codes": ("class_codes", "make classes from a few boxes with a trained detector"),
     "fewshot-eval": ("fewshot_eval", "evaluate classes that are added by name, by boxes, or by both"),
     "convert-checkpoint": ("checkpoint_conversion", "convert a checkpoint between key layouts"),
+    "export-model": ("model_export", "write a trained detector as one file"),
     "find-support": ("support", "suggest example boxes of a class"),
     "classes": ("classes", "add, list, show and remove classes of your own"),
     "audit": ("audit", "look for wrong labels and duplicates in annotations"),
     "clip-on-crops": ("clip_on_crops", "evaluate CLIP on cropped proposals, without training"),
     "fewshot-classify": ("fewshot_classify", "few-shot classification over episodes, on cached embeddings"),
     "zero-shot": ("zero_shot", "accuracy of a CLIP on ground-truth crops"),
+    "show": ("show", "look into data: annotations, splits, proposals, crops, shots, detections"),
     "study": ("study", "write the results of a recipe that compares methods over seeds"),
     "store": ("store", "check, describe, merge, export and import stores"),
     "fewshot-study": ("fewshot_study", "write the results of a recipe that compares ways to add classes"),
@@ -54,8 +58,13 @@ def run_stage(name: str, argv: Sequence[str] | None = None, prog: str | None = N
     """Parse ``argv`` for the stage ``name`` and run it.
 
     Returns:
-        The exit status: 2 after a user's mistake, 128 and the signal's number when it was told to stop.
+        The exit status: 2 after a user's mistake, 128 and the signal's number when it was told to stop, or when nobody
+        reads its output any more (``ovd ... | head``).
     """
+    return _until_unread(lambda: _run_stage(name, argv, prog))
+
+
+def _run_stage(name: str, argv: Sequence[str] | None, prog: str | None) -> int:
     module_name, description = STAGES[name]
     module = importlib.import_module(f"pipelines.{module_name}")
     parser = argparse.ArgumentParser(prog=prog, description=module.__doc__ or description,
@@ -95,8 +104,38 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt(number)
 
 
+def _until_unread(command: Callable[[], int]) -> int:
+    """Run a command that ends quietly, as other programs do, when the reader of its output has gone."""
+    try:
+        try:
+            return command()
+        finally:
+            sys.stdout.flush()  # at the interpreter's end nobody could catch it
+    except BrokenPipeError:
+        unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+        if not unread:
+            raise  # another pipe, of the command's own
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in unread:
+            os.dup2(nowhere, stream.fileno())  # for what is still in its buffer
+        return 128 + signal.SIGPIPE
+
+
+def _is_unread(stream: TextIO) -> bool:
+    poll = select.poll()
+    try:
+        poll.register(stream.fileno(), select.POLLOUT)
+    except (OSError, ValueError):
+        return False  # no file of the system
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the ``ovd`` command."""
+    return _until_unread(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, STAGES))

@@ -56,12 +56,12 @@ def check_alignment(objects: Mapping[int, np.ndarray], proposals: Boxes, sizes: 
         return None
     own = _recall(objects, proposals)
     chance = _recall(objects, _of_others(list(objects), proposals))
-    if own > LEAST_GAIN * chance and own >= LOWEST_AR100:
-        return Alignment(own, chance)
     best, explanation = max(((_recall(objects, boxes), words) for words, boxes in
                              _mistakes(proposals, sizes, list(order))), key=lambda found: found[0])
     if best >= FAR_BETTER * own and best >= own + CLEARLY:
         problem = f"they find {best:.0f} % when {explanation}"
+    elif own > LEAST_GAIN * chance and own >= LOWEST_AR100:
+        return Alignment(own, chance)
     elif own <= LEAST_GAIN * chance:
         problem = (f"the proposals of other images find {chance:.0f} %: these belong to other images, or the proposal "
                    "network is hardly trained")

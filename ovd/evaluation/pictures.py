@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind people tell apart, and a grey for what does not matter
 BLUE, VERMILION, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
-PURPLE, SKY, GREY = (204, 121, 167), (86, 180, 233), (165, 165, 165)
+PURPLE, YELLOW, GREY = (204, 121, 167), (240, 228, 66), (165, 165, 165)
 
 
 def draw_instances(image: np.ndarray, boxes_N4: np.ndarray, names: Sequence[str], labels: Sequence[int],
