@@ -71,7 +71,7 @@ class SupportVectors:
         labels = self.class_of_S.tolist()
         keep = torch.tensor([labels[:row].count(label) < k for row, label in enumerate(labels)])
         return replace(self, vectors_SD=self.vectors_SD[keep], class_of_S=self.class_of_S[keep],
-                       provenance=tuple(_first_boxes(origin, k) for origin in self.provenance))
+                       provenance=tuple(first_boxes(origin, k) for origin in self.provenance))
 
     def select(self, names: Iterable[str]) -> "SupportVectors":
         """The classes ``names``, in that order; UserError with the nearest names for an unknown one."""
@@ -142,7 +142,7 @@ def support_of(shots: ShotSet, name: str) -> dict[str, Any]:
     return {"boxes": boxes, "boxes_hash": shots.select([name]).hash, "boxes_source": source}
 
 
-def _first_boxes(origin: Mapping[str, Any], k: int) -> dict[str, Any]:
+def first_boxes(origin: Mapping[str, Any], k: int) -> dict[str, Any]:
     """The provenance of a class's ``k`` first boxes; the hash of more is not theirs."""
     if len(origin.get("boxes", ())) <= k:
         return dict(origin)

@@ -14,6 +14,7 @@ from tiny_world import write_caches, write_world
 
 from ovd.engine.checkpoints import read_checkpoint
 from ovd.errors import UserError
+from ovd.fewshot.hypernetworks import Codes
 from ovd.models.hyper_roi import EpisodeLoss, ResidualCodes
 from ovd.models.hyper_roi.codes import prototypes
 from ovd.models.hyper_roi.episode_loss import detector_targets
@@ -249,3 +250,24 @@ def test_a_resumed_run_equals_one_that_was_never_interrupted_and_is_tested(root,
     assert any(name.startswith("code_generator.") for name in read_checkpoint(whole)["state_dict"])
     figures = evaluate(config, whole, data_root=world, work_dir=tmp_path / "tested", device="cpu")
     assert "novel/ap50" in figures
+
+
+def test_logits_of_codes_have_full_precision_under_autocast(hyper_vild, episode, monkeypatch):
+    detector, seen = hyper_vild(), []
+    forward = EpisodeLoss.forward
+    monkeypatch.setattr(EpisodeLoss, "forward", lambda self, *args: seen.append(args[0].dtype) or forward(self, *args))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses(detector, episode())
+    assert seen == [torch.float32]  # as the classifier's, beside which they stand
+
+
+def test_features_that_were_kept_on_the_cpu_follow_the_detector(hyper_vild, episode, monkeypatch):
+    detector, seen = hyper_vild(), []
+    features, class_of_S = supports_of(detector, episode())
+    detector.set_class_head(ClassHead(NAMES, make_head().weights, stats={"clip": "sha256:x"}))
+    detector.to("meta")  # stands for a GPU: what is computed there has no values, so they are made up
+    monkeypatch.setattr(type(detector), "_embed", lambda self, own: seen.append(own.device.type) or own)
+    monkeypatch.setattr(ResidualCodes, "digest", lambda self: "")
+    monkeypatch.setattr(ResidualCodes, "forward", lambda self, *args: Codes(torch.ones(1, WIDTH)))
+    detector.code_head(features, class_of_S, ("x", "y"))
+    assert seen == ["meta", "meta"]

@@ -15,6 +15,7 @@ from mmengine.structures import InstanceData
 from small_vocabulary import NAMES, SPLIT
 
 from ovd.errors import UserError
+from ovd.fewshot.hypernetworks import Codes
 from ovd.models.sylph import CodeFCOSHead, Evidence
 from ovd.stores.class_heads import ClassHead
 
@@ -266,6 +267,16 @@ def test_codes_become_classes_one_by_one_or_together(batch):
     assert both.provenance[0]["from"] == "a"
     detector.set_class_head(detector.base_head().concat(both))
     assert detector.class_names == (*SPLIT.base, "x", "y", "z")
+
+
+def test_features_that_were_kept_on_the_cpu_follow_the_detector(monkeypatch):
+    detector, seen = make(), []
+    detector.to("meta")  # stands for a GPU: what is computed there has no values, so they are made up
+    monkeypatch.setattr(type(detector), "space", lambda self: "fcos:")
+    monkeypatch.setattr(type(detector.code_generator), "forward", lambda self, features, labels, count: seen.append(
+        (features.device.type, labels.device.type)) or Codes(torch.ones(count, WIDTH)))
+    detector.code_head(torch.ones(3, WIDTH, 7, 7), torch.tensor([0, 1, 0]), ("x", "y"))
+    assert seen == [("meta", "meta")]
 
 
 def test_support_features_are_those_of_the_level_that_fits_the_box(batch):

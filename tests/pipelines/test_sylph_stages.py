@@ -9,6 +9,7 @@ from tiny_world import write_world
 
 from ovd.engine.checkpoints import read_checkpoint
 from ovd.errors import UserError
+from ovd.stores.class_heads import ClassHead
 from ovd.stores.class_registry import ClassRegistry
 from pipelines.class_codes import class_codes
 from pipelines.fewshot_eval import Plan, fewshot_eval
@@ -54,7 +55,10 @@ def where(world: Path, variant: str) -> dict:
 def test_every_variant_makes_classes_and_is_evaluated(world, trained, tmp_path, variant):
     base_shots = 2 if variant == "fp" else None
     rows = fewshot_eval(CONFIG, trained(variant), PLAN, out=tmp_path / "eval", base_shots=base_shots,
-                        **where(world, variant))
+                        save_heads=True, **where(world, variant))
+    for k in (1, 2):
+        saved = ClassHead.load(tmp_path / "eval" / "heads" / f"codes_{k}shots_seed0.safetensors").select(NOVEL)
+        assert [(one["shots"], len(one["boxes"])) for one in saved.provenance] == [(k, k)] * 2
     assert [row["shots"] for row in rows] == [1, 2]
     assert all(math.isfinite(row["figures"][key]["values"][0]) for row in rows for key in ("base/ap50", "novel/ap50"))
     class_codes(CONFIG, trained(variant), out=tmp_path / "codes", shots=2, with_base=True, base_shots=base_shots,

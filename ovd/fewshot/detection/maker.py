@@ -12,7 +12,7 @@ from ovd.fewshot.combination import combine, lam_of_shots
 from ovd.fewshot.detection.lessons import BaseLessons
 from ovd.fewshot.detection.methods import CODES, Method
 from ovd.fewshot.detection.trust import TRUSTED
-from ovd.fewshot.support_vectors import SupportVectors
+from ovd.fewshot.support_vectors import SupportVectors, first_boxes
 from ovd.stores.class_heads import ClassHead
 
 FITTED = ("linear", "cosine", "negative-margin", "tip-f")
@@ -40,7 +40,8 @@ class SupportFeatures:
     def head(self, k: int) -> ClassHead:
         """The codes of the first ``k`` shots of each class."""
         chosen = torch.cat([(self.class_of_S == label).nonzero()[:k, 0] for label in range(len(self.names))])
-        return self.code_head(self.features_SChw[chosen], self.class_of_S[chosen], self.names, self.provenance)
+        return self.code_head(self.features_SChw[chosen], self.class_of_S[chosen], self.names,
+                              [first_boxes(origin, k) for origin in self.provenance])
 
 
 @dataclass(frozen=True, eq=False)

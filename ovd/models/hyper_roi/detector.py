@@ -84,7 +84,8 @@ class HyperViLD(FreezesParts, ViLD):
         class_of_S = torch.cat([sample.gt_instances.labels for sample in shots])
         columns_E = torch.tensor(info["episode_labels"], device=labels_N.device)
         codes = self.code_generator(features_SChw, embeddings_SD, class_of_S, len(columns_E))
-        code_logits_NE = regions_ND @ codes.weights_CD.T / self.roi_head.classifier.temperature_train
+        with torch.autocast(regions_ND.device.type, enabled=False):  # as the classifier's
+            code_logits_NE = regions_ND @ codes.weights_CD.float().T / self.roi_head.classifier.temperature_train
         known_NK = self.roi_head.classifier(regions_ND)
         targets_N = detector_targets(labels_N, columns_E, background=self.roi_head.classifier.num_classes)
         if self.roi_head.classifier.background is None:  # ViLD-image knows no background
@@ -151,15 +152,16 @@ class HyperViLD(FreezesParts, ViLD):
         if base is None:
             raise UserError("the detector has no class head, so nothing says whose space its codes are in: set "
                             "class_head in the config")
-        class_of_S = class_of_S.to(features_SChw.device)
+        class_of_S, device = class_of_S.to(features_SChw.device), next(self.parameters()).device
         shots = torch.bincount(class_of_S, minlength=len(names)).tolist()
         if 0 in shots:
             raise UserError(f"class {names[shots.index(0)]!r} has no support box: draw at least one")
         was_training, rows = self.training, []
         self.eval()
         for label, k in enumerate(shots):  # each class by itself, so that others change no bit of it
-            own = features_SChw[class_of_S == label]
-            rows.append(self.code_generator(own, self._embed(own), class_of_S.new_zeros(k), 1).weights_CD)
+            own = features_SChw[class_of_S == label].to(device)  # they may have been kept on the CPU
+            labels = torch.zeros(k, dtype=torch.long, device=device)
+            rows.append(self.code_generator(own, self._embed(own), labels, 1).weights_CD)
         self.train(was_training)
         source = {"source": "hypernetwork", "generator": self.code_generator.kind,
                   "weights": self.code_generator.digest()}

@@ -142,12 +142,12 @@ class CodeFCOS(FCOS):
             UserError: The detector has no code generator; a class has no box.
         """
         self._need_generator()
-        class_of_S = class_of_S.to(features_SChw.device)
+        device = next(self.parameters()).device  # the features may have been kept on the CPU
         shots = torch.bincount(class_of_S, minlength=len(names)).tolist()
         if 0 in shots:
             raise UserError(f"class {names[shots.index(0)]!r} has no support box: draw at least one")
         with _evaluating(self.code_generator) as generator:
-            codes = generator(features_SChw, class_of_S, len(names))
+            codes = generator(features_SChw.to(device), class_of_S.to(device), len(names))
         space = self.space()
         provenance = provenance or [{} for _ in names]
         source = {"source": "hypernetwork", "generator": type(generator).__name__, "space": space}
