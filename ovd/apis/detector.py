@@ -22,7 +22,6 @@ from ovd.apis.parts import Parts, twin
 from ovd.apis.vocabulary import Vocabulary, of_names, read_vocabulary
 from ovd.errors import UserError, nearest
 from ovd.evaluation.pictures import class_colour
-from ovd.fewshot.combination import combine
 from ovd.models.classifier import CosineClassifier
 from ovd.stores.class_heads import ClassHead
 
@@ -208,7 +207,7 @@ class Detector:
             words = of_names([name], self._parts.own, self._parts.words, given)
         if boxes is not None:
             examples = example_vectors(self._looker, name, boxes, self._parts.own).head(method)
-        head = combine(words, examples, "weights" if rule == "trusted" else rule)
+        head = self._parts.lessons.head(words, examples, 0 if boxes is None else len(boxes), rule, method)
         with self._lock:
             self._use(self._vocabulary.plus(head))
 

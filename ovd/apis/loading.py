@@ -12,6 +12,7 @@ from torch import nn
 from ovd.apis.detector import Detector
 from ovd.apis.devices import chosen_device
 from ovd.apis.evidence import prepare_steps
+from ovd.apis.lessons import Lessons
 from ovd.apis.model_file import ModelFile
 from ovd.apis.parts import Parts
 from ovd.apis.words import Words
@@ -70,7 +71,7 @@ def from_file(path: Path, device: torch.device) -> Parts:
         classifier.base_names = frozenset(map(canonical, file.base_names))
     model.set_class_head(file.head)
     words = words_of(file.clip, file.style) if file.clip.get("pretrained") else None
-    return Parts(model.to(device), file.steps(path), file.head, words, file.lessons or None, path.name)
+    return Parts(model.to(device), file.steps(path), file.head, words, Lessons(file.lessons), path.name)
 
 
 def from_config(cfg: Config, checkpoint: str | os.PathLike, device: torch.device) -> Parts:
@@ -84,7 +85,7 @@ def from_config(cfg: Config, checkpoint: str | os.PathLike, device: torch.device
                             "this project, or use ovd.init_detector")
     clip = clip_of(cfg, own_head(model))
     words = words_of(clip) if classifiers(model) and clip.get("pretrained") else None
-    return Parts(model, prepare_steps(cfg), own_head(model), words, None, name)
+    return Parts(model, prepare_steps(cfg), own_head(model), words, Lessons(), name)
 
 
 def own_head(model: nn.Module) -> ClassHead | None:

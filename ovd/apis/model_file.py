@@ -7,7 +7,7 @@ must be a class that mmdet or this project registers, and no other file is opene
 import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -49,7 +49,7 @@ class ModelFile:
         clip: ``pretrained`` and ``model`` of :func:`ovd.clip.towers.load_clip`, and the ``fingerprint``; empty for a
             detector without one.
         style: Of the prompts that words are put into.
-        lessons: See :class:`ovd.apis.lessons.Lessons`; empty for none.
+        lessons: Of :func:`ovd.apis.lessons.learn`; empty for none.
         notes: Where it comes from, for people.
     """
 
@@ -60,11 +60,11 @@ class ModelFile:
     base_names: tuple[str, ...]
     clip: Mapping[str, Any] = field(default_factory=dict)
     style: str = "vild"
-    lessons: Mapping[str, Any] = field(default_factory=dict)
+    lessons: Sequence[Mapping[str, Any]] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike, config: Mapping[str, Any] | None = None,
-             inputs: Mapping[str, str] | None = None) -> Manifest:
+             inputs: Mapping[str, str] | None = None, flags: Mapping[str, Any] | None = None) -> Manifest:
         """Write the file and its manifest; weights of two dimensions or more become half precision.
 
         The same model gives the same bytes.
@@ -76,9 +76,9 @@ class ModelFile:
             tensors[f"{_MODEL}{name}"] = tensor.detach().cpu().to(torch.float16 if half else tensor.dtype).contiguous()
         record = {"schema": _SCHEMA, "model": self.model, "pipeline": self.pipeline, "class_head": meta,
                   "base_names": list(self.base_names), "clip": dict(self.clip), "style": self.style,
-                  "lessons": dict(self.lessons), "notes": dict(self.notes)}
+                  "lessons": list(self.lessons), "notes": dict(self.notes)}
         data = safetensors.torch.save(tensors, {_METADATA: canonical_json(record)})
-        manifest = Manifest(KIND, "export-model", dict(config or {}), dict(inputs or {}),
+        manifest = Manifest(KIND, "export-model", dict(config or {}), dict(inputs or {}), flags=dict(flags or {}),
                             counts={"classes": len(self.head), "tensors": len(self.weights), "bytes": len(data)})
         with publish(path, manifest) as (temporary, _):
             temporary.write_bytes(data)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ovd.apis.lessons import Lessons
 from ovd.apis.words import Words
 from ovd.stores.class_heads import ClassHead
 
@@ -20,7 +21,7 @@ class Parts:
         pipeline: Steps that prepare an image, after it is loaded.
         own: The model's own classes; None for a model without any.
         words: Makes classes of words; None for a detector without a CLIP's space.
-        lessons: How classes from boxes and names compare, learned from base classes; None if nothing is known.
+        lessons: How classes from boxes and names compare, as base classes taught.
         name: For messages.
     """
 
@@ -28,7 +29,7 @@ class Parts:
     pipeline: list[dict[str, Any]]
     own: ClassHead | None
     words: Words | None
-    lessons: Any = None
+    lessons: Lessons
     name: str = "detector"
 
     @property

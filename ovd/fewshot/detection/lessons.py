@@ -1,6 +1,6 @@
 """What base classes teach about added ones: they have both names and boxes, so each can play either part."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,6 +40,25 @@ class BaseLessons:
         """
         return self._calibration(source, k, rule).apply(self._combined(text, boxes, source, rule, k))
 
+    @classmethod
+    def of_record(cls, record: Sequence[Mapping[str, Any]]) -> "BaseLessons":
+        """What :meth:`record` says, without what it was learned from: for the sources, shots and rules in it only."""
+        lessons = cls(None, None, None, ())
+        for one in record:
+            value = {"calibration": _calibration_of, "trust": _trust_of}.get(one["of"], lambda one: float(one["value"]))
+            lessons._found[one["of"], one["source"], one.get("shots"), one.get("rule")] = value(one)
+        return lessons
+
+    def shots_of(self, source: str, rule: str | None = None) -> list[int]:
+        """The numbers of shots for which a calibration is known already."""
+        return sorted(k for kind, known, k, how in self._found if (kind, known, how) == ("calibration", source, rule))
+
+    def settle(self, source: str, k: int, rules: Sequence[str] = ()) -> None:
+        """Find what classes of ``k`` boxes of a source need, alone and beside text by each of the rules."""
+        self._calibration(source, k)
+        for rule in rules:
+            self._calibration(source, k, rule)
+
     def record(self) -> list[dict[str, Any]]:
         """All that was found, for results."""
         return [{"of": kind, "source": source, **({"shots": k} if k else {}), **({"rule": rule} if rule else {}),
@@ -77,3 +96,11 @@ class BaseLessons:
         if key not in self._found:
             self._found[key] = find()
         return self._found[key]
+
+
+def _calibration_of(one: Mapping[str, Any]) -> Calibration:
+    return Calibration(*(float(one[key]) for key in ("gain", "offset", "loss_before", "loss_after")))
+
+
+def _trust_of(one: Mapping[str, Any]) -> NameTrust:
+    return NameTrust(float(one["slope"]), float(one["threshold"]))
