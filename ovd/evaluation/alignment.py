@@ -18,6 +18,7 @@ FIRST = 100  # proposals of an image that are looked at
 SHIFTS = (1, -1, 2, -2)  # places by which entries are tried
 FAR_BETTER = 2.0  # so many times as much recall as before, and
 CLEARLY = 15.0  # points more: a mistake that is undone
+HARDLY = 5.0  # points more than by chance: no sign that they belong together
 FEWEST = 5  # objects that a judgement needs
 
 Boxes = Callable[[int], np.ndarray | None]  # image id -> proposals [N, 4] xyxy, best first; None where there are none
@@ -62,7 +63,7 @@ def check_alignment(objects: Mapping[int, np.ndarray], proposals: Boxes, sizes: 
         problem = f"they find {best:.0f} % when {explanation}"
     elif own > LEAST_GAIN * chance and own >= LOWEST_AR100:
         return Alignment(own, chance)
-    elif own <= LEAST_GAIN * chance:
+    elif own <= max(LEAST_GAIN * chance, chance + HARDLY):
         problem = (f"the proposals of other images find {chance:.0f} %: these belong to other images, or the proposal "
                    "network is hardly trained")
     else:
