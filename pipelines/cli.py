@@ -49,7 +49,7 @@ STAGES = {
     "study": ("study", "write the results of a recipe that compares methods over seeds"),
     "store": ("store", "check, describe, merge, export and import stores"),
     "fewshot-study": ("fewshot_study", "write the results of a recipe that compares ways to add classes"),
-    "report": ("report", "write the report page of a recipe's runs"),
+    "report": ("report", "write the report page of runs, or of a recipe"),
     "run": ("recipe", "run a recipe: a chain of stages"),
 }
 

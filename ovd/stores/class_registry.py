@@ -68,7 +68,7 @@ class ClassRegistry:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How its classes were made, as the first :meth:`add` said."""
+        """How its classes were made, as the first :meth:`add` said that said it."""
         return dict(self._manifest().config["settings"])
 
     def head(self) -> ClassHead:
@@ -115,7 +115,7 @@ class ClassRegistry:
         for a detector to divide by, whichever classes are removed.
 
         Args:
-            settings: how they were made; kept where these are the first classes.
+            settings: how they were made; kept where no classes before them said it.
             flags: marks of their files, such as ``{"untrained": True}``.
 
         Raises:
@@ -132,8 +132,8 @@ class ClassRegistry:
             self._check_new(before, head.names, replace)
             new = {spelling(name) for name in head.names}
             kept = [entry for entry in _entries(before) if spelling(entry["name"]) not in new]
-            facts = {key: before.config[key] for key in ("settings", "scale")} if kept else \
-                {"settings": dict(settings or {}), "scale": head.scale}
+            facts = {"settings": (kept and before.config["settings"]) or dict(settings or {}),
+                     "scale": before.config["scale"] if kept else head.scale}
             head = _stored(head, facts["scale"])
             if kept:  # all files go beside each other, so one of them stands for all
                 self._check_fits(self._load(before, kept[0]), head)

@@ -212,6 +212,15 @@ def test_settings_are_those_of_the_first_addition(tmp_path):
     assert registry.settings == {"pretrained": "one", "recipe": {"scales": [1.0, 1.5]}}
 
 
+def test_settings_may_come_after_classes_of_a_file_that_have_none(tmp_path):
+    registry = ClassRegistry(tmp_path / "r")
+    registry.add(made("a"))
+    registry.add(made("b"), settings={"pretrained": "one"})
+    registry.add(made("c"))
+    registry.remove("b")
+    assert registry.settings == {"pretrained": "one"}
+
+
 def test_the_mark_of_an_untrained_clip_goes_with_its_class(registry):
     registry.add(made("random"), flags={"untrained": True})
     assert Manifest.read(registry.path).flags == {"untrained": True}
