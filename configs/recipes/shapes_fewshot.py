@@ -129,11 +129,9 @@ fewshot_study = dict(
     charts=[
         dict(title="Boxes alone, and the name alone",
              methods=["text", "Sylph FCOS", "codes", "prototype", "cosine", "tip", "TFA"]),
-        dict(title="Name and boxes", methods=["text", "codes", *(f"text+codes:{rule}" for rule in rules), "prototype",
-                                              *(f"text+prototype:{rule}" for rule in rules)]),
-        dict(title="A made-up name and boxes", methods=["made-up", "codes", *(f"made-up+codes:{rule}"
-                                                                              for rule in rules), "prototype",
-                                                        *(f"made-up+prototype:{rule}" for rule in rules)]),
+        *(dict(title=f"{title} and {of}", methods=[name, source, *(f"{name}+{source}:{rule}" for rule in rules)])
+          for name, title in (("text", "The name"), ("made-up", "A made-up name"))
+          for source, of in (("prototype", "a prototype"), ("codes", "a hypernetwork's code"))),
     ],
     questions=[
         *(dict(text=f"Do name and {of} together beat {what}?", of=f"text+{source}:{rule}", over=over)

@@ -22,27 +22,42 @@ def draw_chart(found: Sequence[Mapping[str, Any]], title: str = "") -> bytes:
 
 
 def draw_panels(panels: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> bytes:
-    """Several such charts in one png, one below the other, with one style for each method of all of them."""
+    """Several such charts in one png: two a line, the first by itself where their number is odd.
+
+    A method has one style in all of them.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.5, 4.6 * len(panels)), dpi=110, layout="constrained")
+    alone = len(panels) % 2
+    lines = [[0, 0]] * alone + [[i, i + 1] for i in range(alone, len(panels), 2)]
+    figure = Figure(figsize=(12, 4.4 * len(lines)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    names = list(dict.fromkeys(row["method"] for _, rows in panels for row in rows))
-    for axes, (title, rows) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels):
-        _draw(axes, title, rows, names)
+    places = figure.subplot_mosaic(lines)
+    styles: dict[str, int] = {}
+    for place, (title, rows) in enumerate(panels):
+        _choose_styles(styles, [row["method"] for row in rows])
+        _draw(places[place], title, rows, styles)
     buffer = BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _draw(axes: "Axes", title: str, found: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+def _choose_styles(styles: dict[str, int], methods: Sequence[str]) -> None:
+    """Give each new method of a chart the first style that no other method of the chart has."""
+    for name in dict.fromkeys(methods):
+        if name not in styles:
+            taken = {styles[other] for other in methods if other in styles}
+            styles[name] = next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+def _draw(axes: "Axes", title: str, found: Sequence[Mapping[str, Any]], styles: Mapping[str, int]) -> None:
     from matplotlib.ticker import ScalarFormatter
 
     counts = sorted({row["shots"] for row in found if row["shots"]})
     here = list(dict.fromkeys(row["method"] for row in found))
     for place, name in enumerate(here):
-        number = names.index(name)
+        number = styles[name]
         style = {"color": COLOURS[number % len(COLOURS)], "label": name,
                  "linestyle": ("-", ":", "-.")[number // len(COLOURS) % 3]}
         mine = sorted((row for row in found if row["method"] == name and row["novel_ap50"] is not None),
@@ -65,4 +80,5 @@ def _draw(axes: "Axes", title: str, found: Sequence[Mapping[str, Any]], names: S
     axes.grid(alpha=0.3)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.47, -0.14), ncols=2, frameon=False, fontsize=8,
+                handlelength=1.6, handletextpad=0.5, columnspacing=1)
