@@ -1,6 +1,14 @@
-"""Write the report of a recipe's run: report.json, report.html and picture.png in its work directory.
+"""Write the report of runs, finished or not, as one html page: figures, losses, errors, classes, pictures, settings.
 
-What it shows is the recipe's ``report``, a dict::
+    ovd report work_dirs/vild                            one run: work_dirs/vild/report.html
+    ovd report work_dirs/vild_text work_dirs/vild        side by side: comparison.html in the folder above both
+    ovd report work_dirs/demo                            a recipe
+
+A work directory is that of ovd train, ovd test, ovd fewshot-eval or ovd run; what it lacks is named on the page, with
+the command that makes it. Figures of each class, errors and pictures need detections: ovd test --out
+WORK_DIR/detections.json.
+
+A recipe that says what its report shows also gets report.json and picture.png. It is the recipe's ``report``, a dict::
 
     title, introduction     text
     methods                 list of dict(name, title, metrics[, detections]): metrics.json of `ovd test`, and what its
@@ -16,13 +24,16 @@ All but the methods may be left out.
 
 import argparse
 import json
+import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ovd.errors import UserError
-from ovd.evaluation.report import FIGURES, Page, Timeline, group_title, number, text_table
+from ovd.evaluation.report import FIGURES, Page, Timeline, group_title, number, stage_timelines, text_table
 from ovd.stores.atomic import atomic_write, write_bytes
 from ovd.stores.manifest import Manifest
 from pipelines.running.console import duration
@@ -59,23 +70,88 @@ class Plan(msgspec.Struct, forbid_unknown_fields=True):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``tools/report.py``."""
-    parser.add_argument("work_dir", type=Path, help="the work directory of a recipe, such as work_dirs/demo")
+    parser.add_argument("work_dir", type=Path, nargs="+",
+                        help="the work directory of a run or of a recipe; several runs are compared with the first")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page, an .html (default: report.html in the work "
+                        "directory; comparison.html in the folder that several have in common)")
+    parser.add_argument("--pictures", type=int, default=4, metavar="N",
+                        help="pictures of each kind, such as the N worst images (default 4; 0 for none)")
 
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of ``tools/report.py`` and ``ovd report``."""
-    page = write_report(args.work_dir)
+    if args.out is not None and args.out.suffix not in (".html", ".htm"):
+        raise UserError(f"--out {args.out}: the report is a page: name an .html file")
+    if args.pictures < 0:
+        raise UserError(f"--pictures {args.pictures}: needs 0 or a positive number")
+    if len(args.work_dir) > 1 or not _planned(args.work_dir[0]):
+        write_runs(args.work_dir, args.out, args.pictures)
+        return
+    work_dir = args.work_dir[0]
+    page = write_report(work_dir, args.out, args.pictures)
     print(f"\n{text_table(page)}\n")
     if page.warning:
         print(f"warning: {page.warning}")
     if page.ceiling:
         shown = ", ".join(f"{group_title(group)} {number(value)} %" for group, value in page.ceiling.items())
         print(f"zero-shot accuracy of CLIP on ground-truth crops: {shown}")
-    print(f"{duration(page.total_seconds)} in total\nreport: {args.work_dir / 'report.html'}")
+    print(f"{duration(page.total_seconds)} in total\nreport: {args.out or work_dir / 'report.html'}")
 
 
-def write_report(work_dir: Path) -> Page:
-    """Gather the results of the run in ``work_dir`` and write its report there.
+def _planned(work_dir: Path) -> bool:
+    """Whether it is the folder of a recipe that says what its report shows."""
+    from ovd.evaluation.runs import read_run
+
+    recipe = read_run(work_dir).recipe
+    return recipe is not None and bool(recipe.report)
+
+
+def write_runs(work_dirs: Sequence[Path], out: Path | None = None, pictures: int = 4) -> Path:
+    """Write the report of runs, or of a recipe that does not say what its report shows; returns the page's path.
+
+    Args:
+        work_dirs: the runs; the first is what the others are compared with.
+        out: the page.
+        pictures: of each kind.
+
+    Raises:
+        UserError: a folder in which there is no run.
+    """
+    from ovd.evaluation.run_page import render_runs
+    from ovd.evaluation.run_report import gather
+
+    start = time.perf_counter()
+    report = gather(work_dirs, pictures)
+    if out is None:
+        shared = Path(os.path.commonpath([folder.resolve() for folder in work_dirs]))
+        out = work_dirs[0] / "report.html" if len(work_dirs) == 1 else shared / "comparison.html"
+    write_bytes(out, render_runs(report).encode())
+    for exhibit in report.exhibits:
+        figures = exhibit.run.metrics or {}
+        shown = [f"{group_title(group)} AP50 {number(figures[f'{group}/ap50'])}" for group in ("base", "novel", "all")
+                 if figures.get(f"{group}/ap50") is not None]
+        print(f"{exhibit.title}: {exhibit.run.status}{': ' if shown else ''}{', '.join(shown)}")
+        for problem in exhibit.problems:
+            print(f"warning: {problem}")
+        for missing in exhibit.run.missing() if report.recipe is None else ():
+            print(f"  not there: {missing.what}" + (f"\n    {missing.command}" if missing.command else ""))
+    print(f"{time.perf_counter() - start:.0f} s, {out.stat().st_size / 1e6:.1f} MB\nreport: {_shown(out)}")
+    return out
+
+
+def _shown(path: Path) -> Path:
+    """A path as short as it is from here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_absolute() and path.is_relative_to(here) else path
+
+
+def write_report(work_dir: Path, out: Path | None = None, pictures: int = 4) -> Page:
+    """Gather the results of the recipe's run in ``work_dir`` and write its report there.
+
+    Args:
+        work_dir: the recipe's folder.
+        out: the page, which then is all that is written; by default report.html in the folder.
+        pictures: of each kind (worst, best, ...), besides the recipe's scenes.
 
     Raises: UserError when there is no run, its recipe says nothing of a report or something wrong, a file is missing.
     """
@@ -88,10 +164,10 @@ def write_report(work_dir: Path) -> Page:
 
         exhibits = Exhibits(plan.annotations, plan.images, get_split(plan.split),
                             {method.title: method.detections for method in plan.methods if method.detections})
-    scenes, pictures, classes, recall = [], [], [], {}
+    scenes, panels, classes, recall = [], [], [], {}
     if exhibits is not None:
         if exhibits.detections and plan.images:
-            scenes, pictures = exhibits.scenes(plan.scenes)
+            scenes, panels = exhibits.scenes(plan.scenes)
         if len(exhibits.detections) == len(plan.methods):
             classes = exhibits.class_rows()
         if plan.proposals:
@@ -110,11 +186,27 @@ def write_report(work_dir: Path) -> Page:
                 "novel classes mean nothing." if untrained else "")
     from ovd.evaluation.report_page import render_page
 
-    write_bytes(work_dir / "report.json", (json.dumps(as_json(page, journal), indent=1) + "\n").encode())
-    if pictures:
-        _write_picture(work_dir / "picture.png", pictures[:PICTURED])
-    write_bytes(work_dir / "report.html", render_page(page).encode())
+    if out is None:
+        write_bytes(work_dir / "report.json", (json.dumps(as_json(page, journal), indent=1) + "\n").encode())
+        if panels:
+            _write_picture(work_dir / "picture.png", panels[:PICTURED])
+    write_bytes(out or work_dir / "report.html", render_page(page, _analysis(plan, pictures)).encode())
     return page
+
+
+def _analysis(plan: Plan, pictures: int) -> list[tuple[str, str]]:
+    """What the runs of the methods say besides their figures, as sections of the page; none where they left nothing."""
+    from ovd.evaluation.run_page import analysis
+    from ovd.evaluation.run_report import gather
+    from ovd.evaluation.runs import read_run
+
+    folders = {Path(method.metrics).parent: method.title for method in plan.methods}
+    folders = {folder: title for folder, title in folders.items() if read_run(folder).config is not None}
+    if not folders:
+        return []
+    shown = ("Training", "Precision and recall", "Errors", "Classes", "Pictures", "Classes and regions on a plane")
+    sections = analysis(gather(list(folders), pictures, list(folders.values())))
+    return [(name, content) for name, content in sections if name in shown]
 
 
 def read_plan(value: dict[str, Any], work_dir: Path) -> Plan:
@@ -147,21 +239,7 @@ def by_group(metrics: dict[str, float | None], path: str) -> dict[str, dict[str,
 
 def timelines(journal: Journal) -> list[Timeline]:
     """When each stage ran, on a clock that stands still while none does."""
-    moments = sorted(interval for record in journal.stages.values() for interval in record.intervals)
-    idle: list[tuple[float, float]] = []  # (from this moment on, so much idle time has gone before)
-    reached, skipped = (moments[0][0], moments[0][0]) if moments else (0.0, 0.0)
-    idle.append((reached, skipped))
-    for begin, end in moments:
-        if begin > reached:
-            skipped += begin - reached
-            idle.append((begin, skipped))
-        reached = max(reached, end)
-
-    def clock(moment: float) -> float:
-        return moment - next(gone for since, gone in reversed(idle) if since <= moment)
-
-    return [Timeline(name, [(clock(begin), clock(end)) for begin, end in record.intervals], record.peak_memory_mb,
-                     record.reused) for name, record in journal.stages.items()]
+    return stage_timelines(journal.stages)
 
 
 def as_json(page: Page, journal: Journal) -> dict[str, Any]:

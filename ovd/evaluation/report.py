@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 FIGURES = {"ap50": "AP50", "mask_ap50": "mask AP50", "top1_ap50": "AP50, one label a box", "accuracy": "accuracy"}
 GROUPS = {"base": "base", "novel": "novel", "novel_combination": "new combinations", "novel_shape": "new shapes",
@@ -40,6 +41,33 @@ class Timeline:
     def seconds(self) -> float:
         """How long it ran."""
         return sum(end - begin for begin, end in self.spans)
+
+
+class StageTime(Protocol):
+    """What a journal says of a stage: begin and end of every time it ran, in seconds of the epoch, and its memory."""
+
+    intervals: Sequence[tuple[float, float]]
+    peak_memory_mb: float
+    reused: bool
+
+
+def stage_timelines(stages: Mapping[str, StageTime]) -> list[Timeline]:
+    """When each stage ran, on a clock that stands still while none does."""
+    moments = sorted((begin, end) for stage in stages.values() for begin, end in stage.intervals)
+    idle: list[tuple[float, float]] = []  # (from this moment on, so much idle time has gone before)
+    reached, skipped = (moments[0][0], moments[0][0]) if moments else (0.0, 0.0)
+    idle.append((reached, skipped))
+    for begin, end in moments:
+        if begin > reached:
+            skipped += begin - reached
+            idle.append((begin, skipped))
+        reached = max(reached, end)
+
+    def clock(moment: float) -> float:
+        return moment - next(gone for since, gone in reversed(idle) if since <= moment)
+
+    return [Timeline(name, [(clock(begin), clock(end)) for begin, end in stage.intervals], stage.peak_memory_mb,
+                     stage.reused) for name, stage in stages.items()]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """A report as one HTML file that needs nothing but itself: no scripts, fonts or pictures from elsewhere."""
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from ovd.evaluation.report import FIGURES, Page, group_title, number
+from ovd.evaluation.report import FIGURES, Page, Scene, Timeline, group_title, number
 
 EXPLANATIONS = (
     "All figures are in per cent. Detectors choose among all classes at once, base and novel. AP50 is average "
@@ -12,15 +13,31 @@ EXPLANATIONS = (
     "Accuracy is how often the best class at a ground-truth box is the right one.")
 
 
-def render_page(page: Page) -> str:
-    """The report as one HTML file."""
-    sections = [_headline(page), _tiles(page), _figures(page), _scenes(page), _recall(page), _timing(page),
-                _classes(page), _settings(page)]
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+def render_page(page: Page, sections: Sequence[tuple[str, str]] = ()) -> str:
+    """The report as one HTML file.
+
+    Args:
+        sections: (heading, content) of :func:`ovd.evaluation.run_page.analysis`, shown after the pictures; classes
+            among them take the place of the page's own.
+    """
+    classes = "" if any(name == "Classes" for name, _ in sections) else _classes(page)
+    body = [_headline(page), _tiles(page), _figures(page), _scenes(page),
+            *(f"<h2>{escape(name)}</h2>\n{content}" for name, content in sections), _recall(page), _timing(page),
+            classes, _settings(page)]
+    return html_file(page.title, body, with_runs=bool(sections))
+
+
+def html_file(title: str, body: Sequence[str], with_runs: bool = True) -> str:
+    """A page with its style inside; ``with_runs`` also with that of the runs' sections, and the script of tables."""
+    here = Path(__file__)
+    names = ("report.css", "run_page.css") if with_runs else ("report.css",)
+    style = "".join(here.with_name(name).read_text(encoding="utf-8") for name in names)
+    script = here.with_name("run_page.js").read_text(encoding="utf-8") if with_runs else ""
+    return ('<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{escape(page.title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-            + "\n".join(filter(None, sections)) + "\n</body>\n</html>\n")
+            f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+            + "\n".join(filter(None, body)) + (f"\n<script>\n{script}</script>" if script else "")
+            + "\n</body>\n</html>\n")
 
 
 def _headline(page: Page) -> str:
@@ -78,16 +95,18 @@ def _figures(page: Page) -> str:
 def _scenes(page: Page) -> str:
     if not page.scenes:
         return ""
-    figures = []
-    for scene in page.scenes:
-        panels = "".join(f'<div>{escape(title)}<img src="{_data_uri(content)}" alt="{escape(title)}: '
-                         f'{escape(scene.caption)}"></div>' for title, content in scene.panels.items())
-        figures.append(f'<figure><div class="panels" style="--columns:{len(scene.panels)}">{panels}</div>'
-                       f"<figcaption>{escape(scene.caption)}</figcaption></figure>")
     return ("<h2>Detections of novel classes</h2>\n<p class=\"note\">The images with the most novel objects, whatever "
             'the result. Colour marks what concerns novel classes: <span class="right">blue</span> is named right, '
             '<span class="wrong">orange</span> is named wrong or is not there. Base classes have thin grey boxes. '
-            "Numbers are scores in per cent.</p>\n" + "\n".join(figures))
+            "Numbers are scores in per cent.</p>\n" + "\n".join(map(scene_figure, page.scenes)))
+
+
+def scene_figure(scene: Scene) -> str:
+    """An image as every method sees it, side by side; one below the other on a phone."""
+    panels = "".join(f'<div>{escape(title)}<img src="{_data_uri(content)}" alt="{escape(title)}: '
+                     f'{escape(scene.caption)}"></div>' for title, content in scene.panels.items())
+    return (f'<figure><div class="panels" style="--columns:{len(scene.panels)}">{panels}</div>'
+            f"<figcaption>{escape(scene.caption)}</figcaption></figure>")
 
 
 def _recall(page: Page) -> str:
@@ -106,17 +125,22 @@ def _recall(page: Page) -> str:
 def _timing(page: Page) -> str:
     if not page.timelines:
         return ""
-    end = max([span[1] for line in page.timelines for span in line.spans], default=0.0) or 1.0
+    minutes, seconds = divmod(round(page.total_seconds), 60)
+    return f"<h2>Stages</h2>\n<p>{minutes} min {seconds:02d} s in total.</p>\n{timeline_table(page.timelines)}"
+
+
+def timeline_table(timelines: Sequence[Timeline]) -> str:
+    """When each stage ran, how long, and with how much memory."""
+    end = max([span[1] for line in timelines for span in line.spans], default=0.0) or 1.0
     rows = []
-    for line in page.timelines:
+    for line in timelines:
         bars = "".join(f'<i style="left:{100 * begin / end:.2f}%;width:{100 * (stop - begin) / end:.2f}%"></i>'
                        for begin, stop in line.spans)
         seconds = f"{line.seconds:.0f} s" + (" *" if line.reused else "")
         rows.append(f'<tr><td>{escape(line.name)}</td><td class="track"><div>{bars}</div></td><td>{seconds}</td>'
                     f"<td>{line.peak_memory_mb:,.0f} MB</td></tr>")
-    reused = " * was there already." if any(line.reused for line in page.timelines) else ""
-    minutes, seconds = divmod(round(page.total_seconds), 60)
-    return (f'<h2>Stages</h2>\n<p>{minutes} min {seconds:02d} s in total.</p>\n<div class="scroll">'
+    reused = " * was there already." if any(line.reused for line in timelines) else ""
+    return ('<div class="scroll">'
             '<table class="chart"><thead><tr><th>stage</th><th></th><th>time</th><th>memory</th></tr></thead>'
             f'<tbody>{"".join(rows)}</tbody>'
             f'</table></div>\n<p class="note">Memory is the largest resident size of one process.{reused}</p>')

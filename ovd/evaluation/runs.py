@@ -194,7 +194,8 @@ def read_run(work_dir: str | os.PathLike) -> Run:
     stages = _stages_above(folder)
     regions, region_annotations = _regions(config, folder)
     return Run(
-        folder, _name(folder), _status(log, trained, checkpoint, metrics), _settings(trained or config, manifest, log),
+        folder, _name(folder), _status(log, trained, checkpoint, _evaluated(config, metrics, fewshot)),
+        _settings(trained or config, manifest, log),
         fingerprints, manifest.flags if manifest else {}, config or None, manifest.config if manifest else None,
         _config_file(configs[-1][0], folder, stages) if configs else None, metrics,
         _json_lines(folder / "results.jsonl"), log, checkpoint,
@@ -300,8 +301,14 @@ def _name(folder: Path) -> str:
     return "/".join(parts[-2:]) if len(parts) > 2 and parts[-2] != "work_dirs" else parts[-1]
 
 
-def _status(log: TrainingLog | None, config: Mapping[str, Any] | None, checkpoint: Path | None,
-            metrics: Mapping[str, Any] | None) -> str:
+def _evaluated(config: Mapping[str, Any], metrics: Mapping[str, Any] | None, fewshot: Sequence[Any]) -> str:
+    if config and not {"roi_head", "bbox_head"} & set(config.get("model") or {}):
+        return "a proposal network"
+    found = ["tested"] * (metrics is not None) + ["evaluated with added classes"] * bool(fewshot)
+    return " and ".join(found) or "not tested"
+
+
+def _status(log: TrainingLog | None, config: Mapping[str, Any] | None, checkpoint: Path | None, evaluated: str) -> str:
     reached = log.last_step if log else 0
     end = ((config or {}).get("train_cfg") or {}).get("max_iters")
     if checkpoint is not None:
@@ -309,8 +316,8 @@ def _status(log: TrainingLog | None, config: Mapping[str, Any] | None, checkpoin
     elif log is not None:
         trained = f"not finished: iteration {reached}" + (f" of {end}" if end else "")
     else:
-        trained = "not trained here"
-    return f"{trained}, {'tested' if metrics is not None else 'not tested'}"
+        return evaluated
+    return f"{trained}, {evaluated}"
 
 
 def _settings(config: Mapping[str, Any], manifest: Manifest | None,
