@@ -63,6 +63,30 @@ def class_logits(x_ND: Tensor, weights_CMD: Tensor, counts_C: Tensor | None = No
         return torch.cat(blocks, dim=1)
 
 
+def sigmoid(logits: Tensor) -> Tensor:
+    """``1 / (1 + exp(-logits))``, in which a number's bits do not depend on where it lies.
+
+    PyTorch computes some functions (sigmoid, pow, logaddexp) otherwise for the last few numbers of a block of memory
+    than for the rest of it, so there a class's last bit would depend on how many classes there are. It does not with
+    exp, log and log1p.
+    """
+    return 1 / (1 + torch.exp(-logits))
+
+
+def independent_probabilities(logits_NK: Tensor, is_reference_K: Tensor) -> Tensor:
+    """Softmax over the columns of the reference; each other column c by itself against these, ``exp(l_c) / (exp(l_c) +
+    sum of theirs)``. Without a reference, softmax over all. ``[N, K]``.
+
+    No column beside the reference changes another, to the bit on a CPU.
+    """
+    reference = logits_NK[:, is_reference_K]
+    if not reference.shape[1]:
+        return logits_NK.softmax(dim=-1)
+    result_NK = sigmoid(logits_NK - reference.logsumexp(dim=-1, keepdim=True))
+    result_NK[:, is_reference_K] = reference.softmax(dim=-1)
+    return result_NK
+
+
 def _plain(x_ND: Tensor, weights_BMD: Tensor, counts_B: Tensor, norm: str, reduce: str, beta: float | None,
            scale: float) -> Tensor:
     result_NB = None
@@ -75,7 +99,7 @@ def _plain(x_ND: Tensor, weights_BMD: Tensor, counts_B: Tensor, norm: str, reduc
         if result_NB is None:
             result_NB = term_NB
         else:
-            merge = {"max": torch.maximum, "log_mean_exp": torch.logaddexp}.get(reduce, torch.add)
+            merge = {"max": torch.maximum, "log_mean_exp": _log_add_exp}.get(reduce, torch.add)
             result_NB = torch.where(index < counts_B, merge(result_NB, term_NB), result_NB)
     if reduce == "log_mean_exp":
         return (result_NB - counts_B.log()) / scale
@@ -104,7 +128,7 @@ def _mixed(x_ND: Tensor, weights_BMD: Tensor, counts_B: Tensor, norm: str, terms
         else:
             merged_NB = result_NB + term_NB
             merged_NB = torch.where(kinds_B == MAX, torch.maximum(result_NB, term_NB), merged_NB)
-            merged_NB = torch.where(is_lme_B, torch.logaddexp(result_NB, term_NB), merged_NB)
+            merged_NB = torch.where(is_lme_B, _log_add_exp(result_NB, term_NB), merged_NB)
             result_NB = torch.where(index < counts_B, merged_NB, result_NB)
     result_NB = torch.where(kinds_B == MEAN, result_NB / counts_B, result_NB)
     result_NB = torch.where(is_lme_B, (result_NB - counts_B.log()) / tau_B, result_NB)
@@ -115,3 +139,9 @@ def _similarity(x_ND: Tensor, weights_BD: Tensor, norm: str) -> Tensor:
     if norm == "euclid":
         return -torch.cdist(x_ND, weights_BD, compute_mode="donot_use_mm_for_euclid_dist")
     return x_ND @ (F.normalize(weights_BD, dim=-1) if norm == "cosine" else weights_BD).T
+
+
+def _log_add_exp(a_NB: Tensor, b_NB: Tensor) -> Tensor:
+    """``log(exp(a) + exp(b))`` with the same bits wherever a class lies (see :func:`sigmoid`)."""
+    high_NB = torch.maximum(a_NB, b_NB)
+    return high_NB + torch.log1p(torch.exp(torch.minimum(a_NB, b_NB) - high_NB))

@@ -81,3 +81,15 @@ def test_fused_probabilities_above_one_leave_no_negative_background():
     assert background_probability(fused).tolist() == [0]
     assert background_probability(torch.tensor([[0.25, 0.5]])).tolist() == [0.25]
     assert torch.isfinite(torch.cat([fused, background_probability(fused)[:, None]], 1).log().softmax(1)).all()
+
+
+def test_a_class_is_fused_to_the_same_bits_whatever_classes_follow():
+    rng = torch.Generator().manual_seed(0)
+    first, second = torch.rand(30, 90, generator=rng), torch.rand(30, 90, generator=rng)
+    weights = base_novel_weights(torch.arange(90) < 48, 2 / 3, 1 / 3)
+    every = geometric_fusion(first, second, weights)
+    exact = first.double() ** weights.double() * second.double() ** (1 - weights.double())
+    assert torch.allclose(every.double(), exact, rtol=1e-7, atol=0)
+    for classes in range(48, 90):
+        fewer = geometric_fusion(first[:, :classes].contiguous(), second[:, :classes].contiguous(), weights[:classes])
+        assert torch.equal(fewer, every[:, :classes]), classes
