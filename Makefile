@@ -5,7 +5,7 @@ PYTHON_IN_VENV := .venv/bin/python
 JOBS ?= 2
 unexport PYTHON  # it chooses the interpreter that .venv is made with, and nothing else
 
-.PHONY: help setup demo test lint lock
+.PHONY: help setup demo test lint lock docs
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,10 @@ demo: setup  ## run the whole pipeline on the embedded benchmark and write a rep
 
 test: setup  ## run the tests, JOBS=2 at a time
 	@OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+docs: setup  ## build the documentation as a site into work_dirs/site, to read from disk
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON_IN_VENV) -m mkdocs build --quiet $(ARGS)
+	@echo "work_dirs/site/index.html"
 
 lint: setup  ## check the code with ruff
 	@$(PYTHON_IN_VENV) -m ruff check $(ARGS) .

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 READMES = {"README.md": "overview.md", "data/README.md": "data.md", "pretrained/README.md": "weights.md"}
 _FENCE = re.compile(r"^(```.*?^```\s*?$|(?: {4}[^\n]*\n)+)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
-_COMMAND = re.compile(r"<code>ovd ([a-z-]+)( [a-z-]+)?</code>")
+_COMMAND = re.compile(r"<code>ovd\s+([a-z-]+)(\s+[a-z-]+)?</code>")
 _MARK = re.compile(r"^<!-- (?:run|file: ([\w./-]+)) -->\n```(\w+)", re.MULTILINE)
 
 
