@@ -350,6 +350,19 @@ def test_detection_is_that_of_a_double_loop(seed, nms_pre, max_per_img, score_th
     torch.testing.assert_close(found.bboxes, torch.tensor([box for *_, box in expected]).reshape(-1, 4))
 
 
+def test_a_class_has_the_same_scores_to_the_bit_alone_and_with_others():
+    torch.manual_seed(0)
+    cfg = {"score_thr": 1e-4, "nms_pre": 999, "iou_threshold": 1.1, "max_per_img": 999}
+    for _ in range(60):
+        evidence = Evidence(3 * torch.randn(1, 21, 4), torch.tensor([[[0.0, 0, 9, 9]]]).expand(1, 21, 4),
+                            torch.rand(1, 21), (21,))
+        head = ClassHead(("a", "b", "c"), torch.randn(3, 1, 4), bias=torch.zeros(3), norm="linear")
+        together = evidence.detect(0, head, **cfg)
+        for label, name in enumerate(head.names):
+            alone = evidence.detect(0, head.select([name]), **cfg).scores
+            assert torch.equal(alone, together.scores[together.labels == label])
+
+
 @torch.no_grad()
 def test_evidence_is_what_the_layers_say():
     head = make(head={"quality": ["centerness", "iou"]}).bbox_head.eval()

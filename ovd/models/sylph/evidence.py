@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ovd.models.postprocess import suppress
 from ovd.stores.class_heads import ClassHead
+from ovd.stores.scoring import sigmoid
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class Evidence:
         Returns:
             ``bboxes [n, 4]``, ``scores [n]`` (square root of probability times quality) and ``labels [n]``.
         """
-        probability_NC = head.logits(self.features_BND[image]).sigmoid()
+        probability_NC = sigmoid(head.logits(self.features_BND[image]))
         quality_N = self.quality_BN[image]
         picked = [self._candidates(probability_nC, quality_n, score_thr, nms_pre) for probability_nC, quality_n in zip(
             probability_NC.split(self.level_sizes), quality_N.split(self.level_sizes))]
