@@ -13,7 +13,7 @@ import prose
 from pipelines.cli import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-WIDTH = 100  # of the usage line, whatever the terminal's is
+WIDTH = 86  # of the usage line, whatever the terminal's is
 
 
 def pages() -> dict[str, str]:
@@ -37,8 +37,8 @@ def page(name: str) -> str:
 def _index() -> str:
     rows = "\n".join(f"| [`ovd {name}`]({name}.md) | {description} |" for name, (_, description) in STAGES.items())
     return ("# Commands\n\n`ovd --help` lists them, `ovd STAGE --help` says what stands on these pages, which are made "
-            "from the same parsers. Exit status: 0 done; 2 a mistake, said in one line that begins with `error:`; 128 and "
-            "the signal's number when it was told to stop. Every one can be run again: it goes on where it was.\n\n"
+            "from the same parsers. Exit status: 0 done; 2 a mistake, said in one line that begins with `error:`; 128 "
+            "and the signal's number when it was told to stop. Every one can be run again: it goes on where it was.\n\n"
             f"| command | what it does |\n| --- | --- |\n{rows}\n")
 
 

@@ -29,7 +29,7 @@ def on_config(config: Any) -> Any:
         for entries in section.values():
             for entry in entries:
                 if isinstance(entry, dict) and entry.get("Commands") == "commands/":
-                    entry["Commands"] = ["commands/index.md", *names]
+                    entry["Commands"] = [{"All commands": "commands/index.md"}, *names]
     return config
 
 
@@ -102,6 +102,6 @@ def _moved(link: re.Match[str], here: str, place: str) -> str:
 
 
 def _shown(path: str) -> str:
-    language = {".py": "python", ".sh": "bash", ".yml": "yaml", ".json": "json", ".md": "markdown"}.get(Path(path).suffix, "text")
+    language = {".py": "python", ".sh": "bash", ".yml": "yaml", ".json": "json"}.get(Path(path).suffix, "text")
     text = (ROOT / path).read_text()
     return f"---\nsearch:\n  exclude: true\n---\n\n# {Path(path).name}\n\n`{path}`\n\n````{language}\n{text}\n````\n"

@@ -26,7 +26,8 @@ from typing import Any
 from pipelines.cli import main
 
 _BLOCK = re.compile(r"^<!-- before(?P<in_python> python)?:\n(?P<before>.*?)\n-->$"
-                    r"|(?:^<!-- (?P<mark>run|file: \S+|not run: [^\n]*) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
+                    r"|(?:^<!-- (?P<mark>run|file: \S+|not run: [^\n]*) -->\n)?"
+                    r"^```(?P<language>\w+)\n(?P<text>.*?)^```$",
                     re.MULTILINE | re.DOTALL)
 
 
