@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help=f"of all that is random (default: the config's, or {DEFAULT_SEED})")
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision (on a GPU)")
     parser.add_argument("--overwrite", action="store_true", help="start over, whatever the work directory holds")
+    parser.add_argument("--log", nargs="+", default=[], metavar="LOGGER",
+                        help="also log to tensorboard and / or wandb (see docs/report.md)")
     add_smoke_argument(parser)
     add_run_arguments(parser)
 
@@ -43,14 +45,14 @@ def run(args: argparse.Namespace) -> int:
     """Entry point of ``tools/train.py`` and ``ovd train``."""
     train(args.config, options=args.cfg_options, data_root=args.data_root, work_dir=args.work_dir, resume=args.resume,
           seed=args.seed, amp=args.amp, overwrite=args.overwrite, device=args.device, launcher=args.launcher,
-          smoke=args.smoke)
+          smoke=args.smoke, loggers=args.log)
     return 0
 
 
 def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = (), data_root: str | Path | None = None,
           work_dir: str | Path | None = None, resume: str | Path | None = None, seed: int | None = None,
           amp: bool = False, overwrite: bool = False, device: str = "auto", launcher: str = "none",
-          smoke: bool = False) -> Path:
+          smoke: bool = False, loggers: Sequence[str] = ()) -> Path:
     """Train what a config describes.
 
     Args:
@@ -62,6 +64,7 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
         device: ``auto``, ``cpu`` or ``cuda``.
         launcher: ``pytorch`` in a process that torchrun started.
         smoke: a few iterations, to see that it runs (:mod:`ovd.engine.smoke`).
+        loggers: ``tensorboard`` and / or ``wandb`` (:mod:`ovd.engine.loggers`); they change nothing else.
 
     Returns:
         the final checkpoint: the weights, and in its manifest what they were made from.
@@ -71,6 +74,7 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
     """
     from ovd.engine.config import load_config, resolve_types
     from ovd.engine.launch import choose_device, is_main, on_main, quiet, start_processes, stop_processes, world_size
+    from ovd.engine.loggers import add_loggers, check_loggers
     from ovd.engine.marks import FLAG, marked, warn
     from ovd.engine.preflight import check_class_heads, check_crops, check_inputs, find_inputs, fingerprints
     from ovd.engine.runner import DetectionRunner
@@ -92,6 +96,7 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
         return cfg
 
     def prepare() -> tuple[dict, str | None]:
+        check_loggers(loggers)
         cfg = configure()
         inputs = find_inputs(cfg, ("model", "train_dataloader"))
         check_inputs(inputs + find_inputs(cfg, ("val_dataloader",)))
@@ -117,6 +122,7 @@ def train(config: str | Path, *, options: Sequence[str] | Mapping[str, Any] = ()
             return final
         if checkpoint is not None:
             cfg.load_from, cfg.resume = checkpoint, True
+        add_loggers(cfg, loggers)
         runner = DetectionRunner.from_config(cfg, torch_device, launcher)
         runner.train()
         if is_main():

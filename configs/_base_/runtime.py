@@ -11,7 +11,7 @@ default_scope = "mmdet"
 default_hooks = dict(
     runtime_info=dict(type=RuntimeInfoHook), timer=dict(type=IterTimerHook),
     sampler_seed=dict(type=DistSamplerSeedHook),
-    logger=dict(type=LoggerHook, interval=50), param_scheduler=dict(type=ParamSchedulerHook),
+    logger=dict(type=LoggerHook, interval=50, log_metric_by_epoch=False), param_scheduler=dict(type=ParamSchedulerHook),
     checkpoint=dict(type=ResumePointsHook, interval=None, max_keep_ckpts=2), progress=dict(type=ProgressHook))
 env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
 randomness = dict(seed=3407)
