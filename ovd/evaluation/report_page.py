@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 
 from ovd.evaluation.report import FIGURES, Page, Scene, Timeline, group_title, number
+from ovd.evaluation.table_script import SCRIPT
 
 EXPLANATIONS = (
     "All figures are in per cent. Detectors choose among all classes at once, base and novel. AP50 is average "
@@ -32,11 +33,10 @@ def html_file(title: str, body: Sequence[str], with_runs: bool = True) -> str:
     here = Path(__file__)
     names = ("report.css", "run_page.css") if with_runs else ("report.css",)
     style = "".join(here.with_name(name).read_text(encoding="utf-8") for name in names)
-    script = here.with_name("run_page.js").read_text(encoding="utf-8") if with_runs else ""
     return ('<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-            + "\n".join(filter(None, body)) + (f"\n<script>\n{script}</script>" if script else "")
+            + "\n".join(filter(None, body)) + (f"\n<script>{SCRIPT}</script>" if with_runs else "")
             + "\n</body>\n</html>\n")
 
 

@@ -116,14 +116,13 @@ def _training(report: RunReport) -> str:
         return ""
     names = {name: None for exhibit in shown for name in exhibit.run.log.losses}
     extra = [name for name in ("lr", "grad_norm") if any(name in e.run.log.curves for e in shown)]
-    validated = {name: None for exhibit in shown for name in exhibit.run.log.validations
-                 if name.endswith(("/ap50", "/ap"))}
+    validations = {exhibit.title: exhibit.run.validations() for exhibit in shown}
+    validated = {name: None for curves in validations.values() for name in curves}
     charts: list[str] = []
     for name in [*names, *validated, *extra]:
         lines = []
         for colour, exhibit in enumerate(shown):
-            log = exhibit.run.log
-            curve = log.curves.get(name) or log.validations.get(name)
+            curve = exhibit.run.log.curves.get(name) or validations[exhibit.title].get(name)
             if curve is not None and len(curve.steps):
                 lines.append(Line(exhibit.title, curve.steps.tolist(), curve.values.tolist(), colour))
         charts.append(line_chart(_loss_title(name), lines, logarithmic=name in names))

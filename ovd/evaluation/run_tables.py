@@ -15,7 +15,7 @@ FIGURES = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "small", "ap_
 MOST_COMPARED = 4  # runs that have columns of their own in the table of classes
 MOST_DIFFERENCES = 60
 NOTABLE = 0.05  # per cent: smaller differences are none
-LONG = 60  # classes: a longer table is folded
+MOST_STACKED = 6  # runs below each other under a group; more have a line each
 
 
 def figures_table(report: RunReport) -> str:
@@ -29,6 +29,8 @@ def figures_table(report: RunReport) -> str:
     groups += [group for group in found if group not in GROUPS] + ["all"] * ("all" in found)
     figures = [name for name in FIGURES
                if any(row.get(name) is not None for table in tables for row in table.values())]
+    if len(tested) > MOST_STACKED:
+        return _by_run(tested, tables, groups)
     several = len(tested) > 1
     head = '<th class="name">run</th>' * several + "".join(f"<th>{escape(FIGURES[name])}</th>" for name in figures)
     rows = []
@@ -55,6 +57,28 @@ def figures_table(report: RunReport) -> str:
         note += f" Beside a figure: its change from {escape(tested[0].title)}."
     return (f'<div class="scroll"><table class="figures groups"><thead><tr><th>classes</th>{head}</tr></thead><tbody>'
             f'{"".join(rows)}</tbody></table></div>\n<p class="note">{note}</p>')
+
+
+def _by_run(tested: Sequence[Exhibit], tables: Sequence[Mapping[str, Mapping[str, float | None]]],
+            groups: Sequence[str]) -> str:
+    """A line for every run, of many: AP and AP50 of each group."""
+    figures = [(group, name) for group in groups for name in ("ap", "ap50")
+               if any(table.get(group, {}).get(name) is not None for table in tables)]
+    best = {(group, name): max((table[group][name] for table in tables
+                                if table.get(group, {}).get(name) is not None), default=None)
+            for group, name in figures}
+    head = "".join(f"<th>{escape(group_title(group))} {FIGURES[name]}</th>" for group, name in figures)
+    rows = []
+    for exhibit, table in zip(tested, tables):
+        cells = [f"<td>{escape(exhibit.title)}</td>"]
+        for group, name in figures:
+            value = table.get(group, {}).get(name)
+            strong = ' class="best"' if value is not None and value == best[group, name] else ""
+            cells.append(f"<td{strong}>{number(value)}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return (f'<div class="scroll"><table class="figures sortable"><thead><tr><th>run</th>{head}</tr></thead>'
+            f"<tbody>{''.join(rows)}</tbody></table></div>\n"
+            '<p class="note">All figures are in per cent, of boxes; detectors choose among all classes at once.</p>')
 
 
 def class_table(report: RunReport) -> str:

@@ -6,6 +6,7 @@ is unpickled; what is large (annotations, detections) is named by its path, and 
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,7 +17,7 @@ import msgspec
 
 from ovd.errors import UserError
 from ovd.evaluation.saved_config import read_saved_config
-from ovd.evaluation.training_log import TrainingLog, read_training_log
+from ovd.evaluation.training_log import Curve, TrainingLog, curves_of, read_training_log
 from ovd.stores.manifest import Manifest
 
 JOURNAL = "run.json"  # of a recipe (a journal of stages), and of a training (its config)
@@ -125,6 +126,17 @@ class Run:
         """The folder of the dataset, as the config says it."""
         return (self.config or {}).get("data_root")
 
+    def validations(self) -> dict[str, Curve]:
+        """Figures of the evaluations during training, such as ``novel/ap50``, over iterations."""
+        rows = []
+        for line in self.evaluations:
+            if line.get("kind") == "val" and isinstance(line.get("iteration"), int):
+                groups = {"all": line, **{group: line[group] for group in ("base", "novel") if group in line}}
+                rows.append({"step": line["iteration"], **{
+                    f"{group}/{name}": figures[key] for group, figures in groups.items()
+                    for key, name in (("boxAP", "ap"), ("bAP50", "ap50")) if figures.get(key) is not None}})
+        return curves_of(rows)
+
     def missing(self) -> list[Missing]:
         """What the folder could have and has not, in the order in which it is made."""
         if self.recipe is not None or self.config is None:
@@ -205,11 +217,12 @@ def read_run(work_dir: str | os.PathLike) -> Run:
 
 
 def runs_below(work_dir: str | os.PathLike) -> list[Path]:
-    """The folders below a recipe's (or any) folder that hold runs, in order of their names."""
+    """The folders below a recipe's (or any) folder that hold runs, in order of their names (2 before 10)."""
     marks = ("run.json", "metrics.json", "fewshot.json")
     found = {path.parent for depth in range(1, HEIGHT + 1) for mark in marks
              for path in Path(work_dir).glob("/".join(["*"] * depth + [mark]))}
-    return sorted(found)
+    return sorted(found, key=lambda path: [(int(part), "") if part.isdigit() else (-1, part)
+                                           for part in re.split(r"(\d+)", str(path))])
 
 
 def _runs_below(folder: Path) -> str:

@@ -24,11 +24,9 @@ class TrainingLog:
 
     Attributes:
         curves: name as in the log (``loss``, ``loss_cls``, ``lr``, ``time``, ``memory``) -> curve.
-        validations: name of a figure (``novel/ap50``) -> curve, from evaluations in between.
     """
 
     curves: Mapping[str, Curve]
-    validations: Mapping[str, Curve]
 
     @property
     def losses(self) -> dict[str, Curve]:
@@ -59,20 +57,11 @@ def read_training_log(work_dir: Path) -> TrainingLog | None:
     that an interruption cut off are left out.
     """
     training: list[dict[str, Any]] = []
-    validation: list[dict[str, Any]] = []
     for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        rows = _rows(path)
-        trained = [row for row in rows if "loss" in row]
-        if trained:
-            first = trained[0]["step"]
-            training = [row for row in training if row["step"] < first]
-            validation = [row for row in validation if row["step"] < first]
-        training += trained
-        validation += [row for row in rows if "loss" not in row]
-    if not training and not validation:
-        return None
-    return TrainingLog(_curves(training), _curves([{key: value for key, value in row.items()
-                                                    if "/" in key or key == "step"} for row in validation]))
+        rows = [row for row in _rows(path) if "loss" in row]
+        if rows:
+            training = [row for row in training if row["step"] < rows[0]["step"]] + rows
+    return TrainingLog(curves_of(training)) if training else None
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -88,7 +77,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+def curves_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+    """The curve of every number in rows with a ``step``; what is not finite is left out."""
     points: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         for name, value in row.items():

@@ -1,5 +1,11 @@
+"""The one script of a report's page, which sorts and filters its tables; without it they stay as they were written.
+
+A click on a heading of a table of the class ``sortable`` sorts by it, the highest first; a second click turns it round.
+Cells without a figure stay at the end. A field above a long table filters its rows.
+"""
+
+SCRIPT = r"""
 "use strict";
-// Tables of the class "sortable": a click on a heading sorts by it, a field above a long table filters its rows.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const value = (row, column) => {
@@ -17,7 +23,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       heading.setAttribute("aria-sort", down ? "descending" : "ascending");
       const rows = [...body.rows].map((row) => [value(row, column), row]);
-      rows.sort(([a], [b]) => (a === null || b === null ? (a === null) - (b === null) : (down ? -1 : 1) * compare(a, b)));
+      const turned = down ? -1 : 1;
+      rows.sort(([a], [b]) => (a === null || b === null ? (a === null) - (b === null) : turned * compare(a, b)));
       body.append(...rows.map(([, row]) => row));
     });
   });
@@ -37,3 +44,4 @@ for (const table of document.querySelectorAll("table.sortable")) {
     table.parentElement.before(field);
   }
 }
+"""
