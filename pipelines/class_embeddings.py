@@ -162,7 +162,7 @@ def import_head(matrix: str | Path, names: Sequence[str] | None, out: str | Path
         head.check(dim=clip.embed_dim)
         if clip.logit_bias is not None:
             head = replace(head, scale=clip.logit_scale, bias=[clip.logit_bias] * len(head),
-                           stats={**head.stats, "scores": "sigmoid"})
+                           stats={**head.stats, "scores": "sigmoid", "clip_bias": clip.logit_bias})
     record = {"config": {"classes": len(head), "names": fingerprint_json(list(head.names))},
               "inputs": {"matrix": fingerprint(matrix), **({"clip": clip.fingerprint} if clip else {})}}
     if current_or_remove(out, STAGE, **record, overwrite=overwrite):

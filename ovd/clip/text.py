@@ -56,9 +56,10 @@ def class_embeddings(clip: ClipModel, names: Sequence[str], style: PromptStyle, 
         if synonyms and synonyms.get(name):
             origin["synonyms"] = list(synonyms[name])
     bias = None if clip.logit_bias is None else torch.full((len(rows),), clip.logit_bias)
+    sigmoid = {} if bias is None else {"scores": "sigmoid", "clip_bias": clip.logit_bias}
     return ClassHead(tuple(names), torch.stack(rows)[:, None], bias, scale=clip.logit_scale,
                      norm="cosine" if style.normalize_mean else "linear", provenance=tuple(provenance),
-                     stats={"clip": clip.fingerprint, **({} if bias is None else {"scores": "sigmoid"})})
+                     stats={"clip": clip.fingerprint, **sigmoid})
 
 
 def style_encoder(clip: ClipModel, style: PromptStyle) -> TextEncoder:

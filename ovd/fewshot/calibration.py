@@ -80,14 +80,14 @@ class BaseRegions:
         they are divided by."""
         text.check_space_of(boxes)
         text, boxes = text.select(self.names), boxes.select(self.names)
-        background = self.labels_N.min() < 0
-        if background and text.background is None:
+        if self.labels_N.min() < 0 and text.background is None:
             raise UserError("calibration: regions of no class, but the text head has no background row; put the "
                             "detector's there, or leave these regions out")
         by_text = text.logits(self.vectors_ND, with_background=text.background is not None).double()
         divisor = 1.0 if self.temperature is None else text.scale * self.temperature
         classes = len(self.names)
-        return by_text[:, :classes], boxes.logits(self.vectors_ND).double(), by_text[:, classes:], divisor
+        background = by_text[:, classes:] + text.clip_bias  # which a detector leaves out of its classes
+        return by_text[:, :classes], boxes.logits(self.vectors_ND).double(), background, divisor
 
     def loss(self, by_text_NC: Tensor, by_boxes_NC: Tensor, background: Tensor, divisor: float) -> Tensor:
         """Mean cross-entropy with each half of the classes as if added."""

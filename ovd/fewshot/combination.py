@@ -108,9 +108,7 @@ def _merged_info(text: ClassHead, boxes: ClassHead, rule: str, shares: list[tupl
     """The text with the provenance and stats of both."""
     provenance = [{"combine": [ours, theirs], "rule": rule, **({} if rule == "max" else {"weights": list(share)})}
                   for ours, theirs, share in zip(text.provenance, boxes.provenance, shares)]
-    stats = {key: value for key, value in text.stats.items() if key in boxes.stats and boxes.stats[key] == value}
-    stats |= {"bias": "own"} if "own" in (text.stats.get("bias"), boxes.stats.get("bias")) else {}
-    return replace(text, provenance=tuple(provenance), stats=stats)
+    return replace(text, provenance=tuple(provenance), stats=text.stats_with(boxes))
 
 
 def _blend_vectors(text: ClassHead, boxes: ClassHead, shares: list[tuple[float, float]]) -> ClassHead:

@@ -90,7 +90,7 @@ def detector_vectors(model: nn.Module, cfg: Config, shots: ShotSet, image_root: 
     head = own_head(model)
     provenance = [{**support_of(shots, name), "embedded": "detector"} for name in shots.names]
     return SupportVectors(shots.names, reader(shots.shots()), class_of(shots), space_of(head), tuple(provenance),
-                          head.scale if head is not None else 100.0)
+                          *((100.0, None) if head is None else (head.scale, head.clip_bias or None)))
 
 
 def class_of(shots: ShotSet) -> Tensor:
@@ -105,7 +105,8 @@ def own_head(model: nn.Module) -> ClassHead | None:
 
 def space_of(head: ClassHead | None) -> dict[str, Any]:
     """What :attr:`ClassHead.stats` says of the space of a head."""
-    return {} if head is None else {key: head.stats[key] for key in ("clip", "space", "scores") if key in head.stats}
+    keys = ("clip", "space", "scores", "clip_bias")
+    return {} if head is None else {key: head.stats[key] for key in keys if key in head.stats}
 
 
 def _pipeline(cfg: Config) -> Compose:

@@ -112,7 +112,8 @@ def clip_vectors(shots: ShotSet, image_root: str | Path, encoder: RegionEncoder,
     vectors_SD = torch.from_numpy(np.stack([rows[shot] for shot in shots.shots()])).float()
     counts_C = torch.tensor([len(each) for each in shots.classes.values()])
     how = {"embedded": "clip", "recipe": encoder.cropper.recipe.config()}
-    space = {"clip": clip.fingerprint, **({} if clip.logit_bias is None else {"scores": "sigmoid"})}
+    sigmoid = {} if clip.logit_bias is None else {"scores": "sigmoid", "clip_bias": clip.logit_bias}
+    space = {"clip": clip.fingerprint, **sigmoid}
     return SupportVectors(shots.names, vectors_SD, torch.repeat_interleave(counts_C), space,
                           tuple({**support_of(shots, name), **how} for name in shots.names), clip.logit_scale,
                           clip.logit_bias)

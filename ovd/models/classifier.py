@@ -16,7 +16,7 @@ from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.class_registry import load_classes
 from ovd.stores.head_forms import Terms
-from ovd.stores.scoring import class_logits
+from ovd.stores.scoring import class_logits, independent_probabilities
 from ovd.vocabulary.classes import canonical
 from ovd.vocabulary.splits import Split, get_split
 
@@ -186,29 +186,22 @@ class CosineClassifier(nn.Module):
                 usual.
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if independent:
-            is_reference = torch.cat([~self.is_added, self.is_added.new_ones(logits.shape[1] - self.num_classes)])
-            reference = logits[:, is_reference]
-        if not independent or not reference.shape[1]:
+        if not independent:
             return logits.softmax(dim=-1)[:, :self.num_classes]
-        result_NC = (logits[:, :self.num_classes] - reference.logsumexp(dim=-1, keepdim=True)).sigmoid()
-        result_NC[:, ~self.is_added] = reference.softmax(dim=-1)[:, :int((~self.is_added).sum())]
-        return result_NC
+        is_reference = torch.cat([~self.is_added, self.is_added.new_ones(logits.shape[1] - self.num_classes)])
+        return independent_probabilities(logits, is_reference)[:, :self.num_classes]
 
 
 def _own_bias(head: ClassHead) -> Tensor | None:
     """What the biases of a head say about one class against others, float64 ``[C]``; None for nothing.
 
-    A CLIP trained with sigmoids (SigLIP) has one bias for all names: it belongs to that CLIP's yes or no to one class,
-    and changes nothing between classes. Where others that were given their own stand beside these, theirs is counted
-    from it, so that adding them changes no other logit. A bias that is the same for all classes of a head is such a one
-    too, unless ``stats["bias"]`` says that it is the classes' ``"own"``.
+    A CLIP trained with sigmoids (SigLIP) has one bias for all names (:attr:`ClassHead.clip_bias`): it belongs to that
+    CLIP's yes or no to one class, and changes nothing between classes. Where others that were given their own stand
+    beside these, theirs is counted from it, so that adding them changes no other logit.
     """
     if head.bias is None:
         return None
-    bias_C = head.bias.double()
-    if head.stats.get("scores") == "sigmoid" or (head.stats.get("bias") != "own" and bool((bias_C == bias_C[0]).all())):
-        bias_C = bias_C - bias_C.mode().values
+    bias_C = head.bias.double() - head.clip_bias
     if not bias_C.any():
         return None
     return torch.where(bias_C == 0, -0.0, bias_C)  # adding -0 changes no bit

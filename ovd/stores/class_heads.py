@@ -24,7 +24,7 @@ from ovd.errors import UserError, nearest
 from ovd.stores.atomic import write_bytes
 from ovd.stores.head_forms import Terms
 from ovd.stores.manifest import Manifest, canonical_json, publish
-from ovd.stores.scoring import NORMS, REDUCTIONS, class_logits
+from ovd.stores.scoring import NORMS, REDUCTIONS, class_logits, independent_probabilities, sigmoid
 from ovd.vocabulary.classes import canonical
 
 KIND = "class_head"
@@ -47,9 +47,10 @@ class ClassHead:
         background: float32 ``[D]``, a row that stands for no class (ViLD), or None.
         provenance: for each class, where it comes from.
         stats: of the whole head; ``stats["clip"]`` is the fingerprint of the CLIP whose space this is, and
-            ``stats["scores"]`` is ``"sigmoid"`` where that CLIP learned to say yes or no to each class (SigLIP). A head
-            of another space, such as a detector's own features, has ``stats["space"]`` instead: its kind and the
-            fingerprint of the weights.
+            ``stats["scores"]`` is ``"sigmoid"`` where that CLIP learned to say yes or no to each class (SigLIP), and
+            ``stats["clip_bias"]`` its bias. ``stats["bias"]`` is ``"own"`` where biases were found for single classes.
+            A head of another space, such as a detector's own features, has ``stats["space"]`` instead: its kind and
+            the fingerprint of the weights.
         counts: int64 ``[C]``, how many of a class's M vectors are in use, the first ones; None for all.
         terms: of a ``"mixed"`` head, what each class does; ``scale`` then is only what a detector divides by.
 
@@ -96,6 +97,19 @@ class ClassHead:
     def space(self) -> str | None:
         """Whose embeddings this head scores: a CLIP's fingerprint, or ``stats["space"]``; None if not known."""
         return self.stats.get("space", self.stats.get("clip"))
+
+    @property
+    def clip_bias(self) -> float:
+        """What the CLIP adds to the logits of all its classes: it says nothing of one class against others.
+
+        ``stats["clip_bias"]``. Heads from before that was kept have the bias that most classes share where scores are
+        sigmoids, or all of them otherwise, unless ``stats["bias"]`` is ``"own"``. 0 for none.
+        """
+        if "clip_bias" in self.stats or self.bias is None:
+            return float(np.float32(self.stats.get("clip_bias", 0.0)))  # as the biases have it
+        shared = float(self.bias.mode().values)
+        of_all = self.stats.get("bias") != "own" and bool((self.bias == shared).all())
+        return shared if of_all or self.stats.get("scores") == "sigmoid" else 0.0
 
     def check(self, dim: int | None = None, clip: str | None = None, space: str | None = None) -> "ClassHead":
         """Itself, or UserError: parts that do not fit; another width, CLIP or embedding space than those given."""
@@ -198,13 +212,19 @@ class ClassHead:
             form["reduce"] = "single"
         return torch.cat([logits, class_logits(x, self.background.to(x.device)[None, None], **form)], dim=1)
 
-    def probabilities(self, x: Tensor) -> Tensor:
+    def probabilities(self, x: Tensor, is_reference_C: Tensor | None = None) -> Tensor:
         """What the CLIP itself makes of region embeddings ``x`` ``[N, D]``: float32 ``[N, C]``.
 
         Softmax over the classes; for a CLIP trained with sigmoids, the sigmoid of each logit.
+
+        Args:
+            is_reference_C: bool; softmax over these alone, each of the others by itself against them
+                (:func:`ovd.stores.scoring.independent_probabilities`).
         """
         logits = self.logits(x)
-        return logits.sigmoid() if self.stats.get("scores") == "sigmoid" else logits.softmax(dim=1)
+        if self.stats.get("scores") == "sigmoid":
+            return sigmoid(logits)
+        return logits.softmax(dim=1) if is_reference_C is None else independent_probabilities(logits, is_reference_C)
 
     def select(self, names: Iterable[str]) -> "ClassHead":
         """The head of ``names``, in that order; UserError with the nearest names for an unknown one.
@@ -252,8 +272,7 @@ class ClassHead:
             weights=torch.cat([F.pad(h.weights, (0, 0, 0, vectors - h.weights.shape[1])) for h in heads]),
             counts=torch.cat([h.counts_C() for h in heads]) if ragged else None,
             bias=None if self.bias is None and other.bias is None else torch.cat([h.bias_C() for h in heads]),
-            background=background, provenance=self.provenance + other.provenance,
-            stats=_common(self.stats, other.stats))
+            background=background, provenance=self.provenance + other.provenance, stats=self.stats_with(other))
 
     def as_terms(self) -> Terms:
         """How each class's cosines become its logit, the form of a ``mixed`` head."""
@@ -316,7 +335,15 @@ class ClassHead:
             weights=torch.cat([weights, other.weights[new]]),
             bias=None if self.bias is None and other.bias is None else torch.cat([bias, other.bias_C()[new]]),
             background=self.background if self.background is not None else other.background,
-            provenance=(*provenance, *(other.provenance[i] for i in new)), stats=_common(self.stats, other.stats))
+            provenance=(*provenance, *(other.provenance[i] for i in new)), stats=self.stats_with(other))
+
+    def stats_with(self, other: "ClassHead") -> dict[str, Any]:
+        """Of a head with classes of both: what holds for both, and what is needed to tell biases apart."""
+        stats = {key: value for key, value in self.stats.items() if key in other.stats and other.stats[key] == value}
+        if "own" in (self.stats.get("bias"), other.stats.get("bias")):
+            stats["bias"] = "own"
+        known = {head.stats["clip_bias"] for head in (self, other) if "clip_bias" in head.stats}
+        return {**stats, "clip_bias": known.pop()} if len(known) == 1 else stats
 
     def _rows(self, names: tuple[str, ...]) -> list[int]:
         place = {canonical(name): i for i, name in enumerate(self.names)} | {n: i for i, n in enumerate(self.names)}
@@ -466,8 +493,10 @@ def import_matrix(path: str | os.PathLike, names: str | os.PathLike | Sequence[s
     provenance = [{"imported": path.name, "row": row} for row in range(len(names))]
     try:
         bias = torch.full((len(names),), -form["bias"]) if "bias" in form else None
+        stats = {} if clip is None else {"clip": clip}
         return ClassHead(tuple(names), matrix[:, None], bias=bias, scale=form.get("scaler", scale), norm=norm,
-                         provenance=tuple(provenance), stats={} if clip is None else {"clip": clip})
+                         provenance=tuple(provenance),
+                         stats={**stats, "clip_bias": -form["bias"]} if "bias" in form else stats)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -513,10 +542,6 @@ def _read_matrix(path: Path) -> tuple[Tensor, Sequence[str] | None, dict[str, fl
         return data["embeddings"], data.get("names"), form
     held = f"a dict of {sorted(map(str, data))[:8]}" if isinstance(data, dict) else type(data).__name__
     raise UserError(f"{path}: holds {held}, expected a matrix or a dict of embeddings and names")
-
-
-def _common(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in a.items() if key in b and b[key] == value}
 
 
 def _shown(clip: str | None) -> str:

@@ -70,6 +70,20 @@ def test_calibration_lowers_the_cross_entropy_by_the_slow_sum(method):
         assert slow(Calibration(found.gain * gain, found.offset + offset).apply(boxes)) > found.loss_after
 
 
+def test_the_bias_of_a_clip_with_sigmoids_changes_nothing_beside_the_background():
+    """A detector leaves it out of its classes and has none for its background."""
+    text, regions = world()
+    boxes = Calibration(2.0, 3.0).apply(replace(text, background=None))
+    without = calibrate(text, boxes, regions)
+    stats = {**SPACE, "scores": "sigmoid", "clip_bias": -16.0}
+    biased = replace(boxes, bias=boxes.bias - 16, stats=stats)
+    found = calibrate(replace(text, bias=[-16.0] * len(NAMES), stats=stats), biased, regions)
+    assert found.loss_before == pytest.approx(without.loss_before, rel=1e-4)
+    assert found.gain == pytest.approx(without.gain, rel=0.01)
+    torch.testing.assert_close(found.apply(biased).logits(regions.vectors_ND) + 16,
+                               without.apply(boxes).logits(regions.vectors_ND), rtol=0.01, atol=0.1)
+
+
 @pytest.mark.parametrize("method", ["prototype", "tip", "matching"])
 def test_a_calibrated_head_is_gain_times_logit_plus_offset_beside_a_text_that_stays(method):
     rng = torch.Generator().manual_seed(1)

@@ -281,6 +281,33 @@ def test_the_bias_of_a_clip_with_sigmoids_is_no_class_of_its_own():
                                atol=1e-3)
 
 
+@pytest.mark.parametrize("stats", [{"scores": "sigmoid", "clip_bias": -16.77}, {"clip_bias": -16.77}])
+def test_no_bias_of_added_classes_changes_the_classes_of_a_clip_with_a_bias(stats):
+    """Though more classes have the offset of what was added than have the CLIP's own bias."""
+    siglip = replace(make_head(), bias=[-16.77] * len(NAMES), scale=100.0, stats=stats)
+    added = ClassHead(tuple(f"new {i}" for i in range(2 * len(NAMES))), torch.randn(2 * len(NAMES), 1, WIDTH),
+                      bias=[-20.0] * 2 * len(NAMES), scale=100.0, stats={**stats, "bias": "own"})
+    plain = CosineClassifier(replace(siglip, bias=None, stats={}), SPLIT).eval()
+    classifier = CosineClassifier(siglip, SPLIT).eval()
+    before = classifier(embeddings())
+    assert torch.equal(before[:, :-1], plain(embeddings())[:, :-1])
+    both = siglip.select(SPLIT.classes).concat(added)
+    classifier.set_class_head(both)
+    after = classifier(embeddings())
+    assert torch.equal(after[:, :len(NAMES)], before[:, :-1])
+    classifier.set_class_head(both.select(added.names))
+    assert torch.equal(classifier(embeddings())[:, :-1], after[:, len(NAMES):-1])
+
+
+def test_classes_with_an_offset_keep_it_when_the_others_are_removed():
+    offset = replace(added_classes("max", [-7.0, -7.0]), stats={"bias": "own"})
+    classifier = CosineClassifier(make_head(), SPLIT).eval()
+    classifier.set_class_head(offset)
+    alone = classifier(embeddings())
+    classifier.set_class_head(replace(make_head(), scale=100.0).concat(offset).select(offset.names))
+    assert torch.equal(classifier(embeddings()), alone)
+
+
 def test_a_bias_that_classes_were_given_counts_even_where_all_have_the_same():
     head = replace(make_head(), bias=[2.0] * len(NAMES), stats={"bias": "own"})
     with_own = CosineClassifier(head, temperature_test=0.01).eval()(embeddings())

@@ -165,8 +165,9 @@ class HyperViLD(FreezesParts, ViLD):
         self.train(was_training)
         source = {"source": "hypernetwork", "generator": self.code_generator.kind,
                   "weights": self.code_generator.digest()}
-        stats = {key: base.stats[key] for key in ("clip", "scores") if key in base.stats}
-        return ClassHead(tuple(names), torch.stack(rows), scale=base.scale, stats=stats, provenance=tuple(
+        stats = {key: base.stats[key] for key in ("clip", "scores", "clip_bias") if key in base.stats}
+        bias = [base.clip_bias] * len(rows) if base.clip_bias else None
+        return ClassHead(tuple(names), torch.stack(rows), bias, base.scale, stats=stats, provenance=tuple(
             {**source, "shots": k, **own} for k, own in zip(shots, provenance or [{} for _ in names])))
 
 
