@@ -52,6 +52,15 @@ def test_links_out_of_the_folder_lead_to_pages(site):
     assert 'src="images/demo.png"' in (site / "overview.html").read_text()
 
 
+def test_no_list_or_command_became_a_paragraph(site):
+    """Markdown of GitHub's kind that another reader takes for text: lists right below text, code within items."""
+    for page in site.glob("*.html"):
+        text = re.sub(r"<(pre|code)\b.*?</\1>", "", page.read_text(), flags=re.DOTALL)
+        for paragraph in re.findall(r"<(?:p|li)>(.*?)</(?:p|li)>", text, re.DOTALL):
+            assert not re.search(r"^\s*(ovd|tools/\S+|python) [a-z]|\n\s*(\d\.|[-*]) |\*\*|\]\(", paragraph), \
+                f"{page.name}: {paragraph}"
+
+
 def test_the_search_works_from_disk(site):
     assert (site / "search" / "search_index.js").read_text().startswith("var __index = {")
     assert 'src="assets/iframe-worker.js"' in (site / "index.html").read_text()
