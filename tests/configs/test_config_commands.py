@@ -52,12 +52,15 @@ def commands(path: Path) -> list[list[str]]:
 @pytest.mark.parametrize("path", [path for path in (*CONFIGS, *PAGES) if commands(path)],
                          ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_are_ones_that_the_command_line_takes(path):
+    made = set(re.findall(r"<!-- file: (\S+) -->", path.read_text()))  # by a worked example, which tests/docs runs
     for stage, *arguments in commands(path):
+        if f"pipelines/{stage}.py" in made:
+            continue
         parser = Refusing()
         importlib.import_module(f"pipelines.{STAGES[stage][0]}").add_arguments(parser)
         parser.parse_args(arguments)
         for word in arguments:
-            assert not word.startswith("configs/") or (ROOT / word).is_file(), word
+            assert not word.startswith("configs/") or word in made or (ROOT / word).is_file(), word
 
 
 def settings() -> dict[tuple[str, ...], Path]:
