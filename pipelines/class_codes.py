@@ -82,10 +82,15 @@ def class_codes(config: str | Path, checkpoint: str | Path, *, out: str | Path, 
     Raises:
         UserError: wrong input; too few boxes; a name that is taken; another detector's registry.
     """
-    import ovd.models  # noqa: F401 (first: it stands in for mmcv's compiled operators)
-    from ovd.engine.config import load_config, resolve_types
     from ovd.engine.launch import choose_device, quiet
+
+    quiet()
+    import ovd.models  # noqa: F401 (its types are what configs name)
+    from ovd.engine.config import load_config, resolve_types
     from ovd.engine.marks import FLAG, marked
+    from ovd.engine.smoke import FLAG as SMOKE
+    from ovd.engine.smoke import smoked
+    from ovd.engine.smoke import warn as warn_of_smoke
     from ovd.fewshot.detection.detector import ShotDetector
     from ovd.fewshot.detection.evaluation import head_maker
     from ovd.fewshot.detection.methods import Method
@@ -93,7 +98,6 @@ def class_codes(config: str | Path, checkpoint: str | Path, *, out: str | Path, 
     from ovd.stores.manifest import fingerprint
     from pipelines.fewshot_inputs import ShotSource, split_of
 
-    quiet()
     start = time.perf_counter()
     source = Method.parse(method).source
     if source is None or source != method:
@@ -126,14 +130,16 @@ def class_codes(config: str | Path, checkpoint: str | Path, *, out: str | Path, 
     head = maker.added(Method.parse(source), chosen.k, seed)
     made_by = {"config": Path(config).name, "checkpoint": fingerprint(checkpoint)}
     head = _with_provenance(head, {**made_by, "seed": seed})
-    flags = {FLAG: True} if marked([checkpoint]) else {}
+    smokes = smoked([checkpoint])
+    warn_of_smoke(smokes)
+    flags = ({FLAG: True} if marked([checkpoint]) else {}) | ({SMOKE: True} if smokes else {})
     if begins:
         registry.add(_with_provenance(base, made_by).concat(head), replace, flags=flags)
     else:
         registry.add(head, replace, flags=flags)
     boxes_made = sum(map(len, chosen.classes.values()))
-    print(f"{len(head)} classes of {boxes_made} boxes in {time.perf_counter() - start:.1f} s; {registry.path} has "
-          f"{len(registry.names)}")
+    print(f"{len(head)} class{'es' * (len(head) != 1)} of {boxes_made} box{'es' * (boxes_made != 1)} in "
+          f"{time.perf_counter() - start:.1f} s; {registry.path} has {len(registry.names)}")
     return head
 
 

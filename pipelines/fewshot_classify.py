@@ -326,7 +326,8 @@ def predict(pictures: Sequence[str], sources: Sequence[str], *, heads: Sequence[
         print(f"{record['image']}: {said}")
     if out:
         write_bytes(out, (json.dumps(found, indent=1) + "\n").encode())
-    print(f"{len(found)} pictures among {len(objects.names)} classes by {heads[0]} of {len(places)} examples")
+    print(f"{len(found)} picture{'s' * (len(found) != 1)} among {len(objects.names)} classes by {heads[0]} of "
+          f"{len(places)} examples")
     return found
 
 

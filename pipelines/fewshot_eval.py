@@ -18,6 +18,7 @@ Writes OUT/fewshot.json (a row for each method and number of shots), OUT/fewshot
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -68,6 +69,8 @@ class Plan:
             raise UserError(f"--shots {min(self.shots)}: needs one or more")
         if min(self.seeds) < 0 or self.calibration_images < 0:
             raise UserError("--seeds and --calibration-images need 0 or more")
+        if not 0 <= self.min_size < math.inf:
+            raise UserError(f"--min-size {self.min_size:g}: give pixels, 0 or more")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -140,12 +143,15 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
     Raises:
         UserError: wrong input; a class with too few boxes; methods that the detector cannot do.
     """
-    import ovd.models  # noqa: F401 (first: it stands in for mmcv's compiled operators)
-    from ovd.engine.config import load_config, resolve_types
     from ovd.engine.launch import choose_device, quiet
+
+    quiet()
+    import ovd.models  # noqa: F401 (its types are what configs name)
+    from ovd.engine.config import load_config, resolve_types
     from ovd.engine.marks import FLAG, marked, warn
     from ovd.engine.smoke import FLAG as SMOKE
-    from ovd.engine.smoke import announced
+    from ovd.engine.smoke import announced, smoked
+    from ovd.engine.smoke import warn as warn_of_smoke
     from ovd.fewshot.detection.detector import ShotDetector
     from ovd.fewshot.detection.evaluation import evaluate_methods
     from ovd.fewshot.detection.methods import Method
@@ -153,7 +159,6 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
     from ovd.stores.manifest import Manifest, current_or_remove, fingerprint
     from pipelines.fewshot_inputs import ShotSource, load_sets, made_up, of_config, split_of
 
-    quiet()
     start = time.perf_counter()
     methods = [Method.parse(written) for written in plan.methods]
     cfg = load_config(config, options, data_root)
@@ -178,6 +183,8 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
         return json.loads(target.read_text())["rows"]
     untrained = marked([path for path in (checkpoint, head_file) if path is not None])
     warn(untrained, "The figures serve")
+    smokes = smoked([path for path in (checkpoint, head_file) if path is not None])
+    warn_of_smoke(smokes)
     for seed, shots in sets.items():
         shots.save(folder / "shots" / f"seed{seed}.json")
     torch_device = choose_device(device)
@@ -197,8 +204,8 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
                                  base_shots=base_boxes)
     result = [] if plan.smoke else rows(found.figures, {method.name: method.title for method in methods})
     contents = {"rows": result, "base_lessons": [] if plan.smoke else list(found.lessons), "scores": plan.scores,
-                SMOKE: plan.smoke, "shots": record["config"]["shots"]}
-    flags = {**({SMOKE: True} if plan.smoke else {}), **({FLAG: True} if untrained else {})}
+                SMOKE: plan.smoke or bool(smokes), "shots": record["config"]["shots"]}
+    flags = {**({SMOKE: True} if plan.smoke or smokes else {}), **({FLAG: True} if untrained else {})}
     _write(target, contents, Manifest("fewshot", STAGE, **record, counts={"vocabularies": len(found.figures)},
                                       wall_seconds=round(time.perf_counter() - start, 1), flags=flags))
     if save_heads:
@@ -207,7 +214,8 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
                       record["config"], inputs)
     if not plan.smoke:
         print(table(result))
-    print(f"{len(found.figures)} vocabularies in {time.perf_counter() - start:.0f} s: {target}")
+    print(f"{len(found.figures)} vocabular{'y' if len(found.figures) == 1 else 'ies'} in "
+          f"{time.perf_counter() - start:.0f} s: {target}")
     return result
 
 

@@ -2,7 +2,7 @@
 
 import colorsys
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -60,6 +60,11 @@ class OpenVocabDataset(BaseDetDataset):
         if loads_regions and "region_store" not in self.stores:
             raise UserError(f"{ann_file}: its pipeline loads regions, but the dataset has no region_store; set it to "
                             "the folder that tools/region_embeddings.py wrote")
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
+        """As given; mmengine would take a text, such as the split's name, for that of a file of more."""
+        return {**cls.METAINFO, **(metainfo or {})}
 
     def load_data_list(self) -> list[dict]:
         """One record an image: ``img_id, img_path, height, width, instances``.

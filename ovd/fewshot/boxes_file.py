@@ -16,7 +16,7 @@ from ovd.data.boxes import corners
 from ovd.errors import UserError, nearest
 from ovd.fewshot.shots import Shot, ShotSet
 from ovd.stores.manifest import fingerprint
-from ovd.vocabulary.classes import canonical
+from ovd.vocabulary.classes import canonical, spelling
 
 _CORNERS = ("x1", "y1", "x2", "y2")
 _NEEDED = ("image", *_CORNERS)
@@ -64,6 +64,10 @@ def _json_header(path: Path) -> _Header:
 
 
 def _chosen(path: Path, classes: dict[str, tuple[Shot, ...]], names: Sequence[str] | None, info: dict) -> ShotSet:
+    spelled: dict[str, str] = {}
+    for name in (name for name, shots in classes.items() if shots):
+        if (other := spelled.setdefault(spelling(name), name)) != name:
+            raise UserError(f"{path}: {other!r} and {name!r} are one class name in two spellings; write it in one")
     if names is not None:
         known = {canonical(name): name for name in classes}
         for name in names:
@@ -155,6 +159,9 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _check_header(path: Path, header: list[str]) -> None:
+    if len(header) == 1 and (found := next((sign for sign in ";\t|" if sign in header[0]), None)):
+        raise UserError(f"{path}: its columns are separated by {found!r}; write commas between them, and points in "
+                        f"numbers ({_EXAMPLE})")
     for name in header:
         if name not in _COLUMNS:
             raise UserError(f"{path}: unknown column {name!r}{nearest(name, _COLUMNS)}; {_EXAMPLE}")

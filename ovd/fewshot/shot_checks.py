@@ -47,17 +47,22 @@ def check_record(shot: "Shot", name: str, record: "Annotation | None", names: Ma
                         f"{remedy}")
 
 
-def image_sizes(images: Iterable[str], root: Path) -> dict[str, tuple[int, int]]:
-    """Width and height of images below ``root``, from their headers; UserError for one that cannot be read."""
+def image_sizes(images: Iterable[str], root: Path, named_in: str | None = None) -> dict[str, tuple[int, int]]:
+    """Width and height of images below ``root``, from their headers; UserError for one that cannot be read.
+
+    Args:
+        named_in: The file that names the images, for the message.
+    """
     from PIL import Image
 
-    sizes = {}
+    sizes, where = {}, f", which {named_in} names" if named_in else ""
     for image in sorted(images):
         try:
             with Image.open(root / image) as picture:
                 sizes[image] = picture.size
         except FileNotFoundError:
-            raise UserError(f"{root / image}: no such image; give the folder that the shots' images lie in") from None
+            raise UserError(f"{root / image}: no such image{where}; give the folder that the shots' images lie "
+                            "in") from None
         except OSError as error:
             raise UserError(f"{root / image}: is not a readable image ({error}); fetch it again") from None
     return sizes

@@ -200,10 +200,11 @@ class ShotSet:
 
         Reads the images' headers only.
         """
-        sizes = image_sizes({shot.image for shot in self.shots()}, Path(image_root))
+        file = self.info.get("file")
+        sizes = image_sizes({shot.image for shot in self.shots()}, Path(image_root), file)
         for name, shots in self.classes.items():
             for number, shot in enumerate(shots, 1):
-                where = f"{Path(image_root, shot.image)}: shot {number} of {name!r}"
+                where = f"{Path(image_root, shot.image)}: shot {number} of {name!r}{f' in {file}' if file else ''}"
                 size = sizes[shot.image]
                 if shot.size not in (None, size):
                     raise UserError(f"{where} is of an image of {shot.size[0]} x {shot.size[1]} pixels, this has "

@@ -8,10 +8,8 @@ not count; so whoever is killed at any moment leaves the registry as it was befo
 import hashlib
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from ovd.stores.atomic import refusal
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.lock import StoreLock
 from ovd.stores.manifest import PASSING, Manifest, canonical_json, fingerprint, fingerprint_json
-from ovd.vocabulary.classes import canonical
+from ovd.vocabulary.classes import spelling
 
 KIND = "class_registry"
 STAGE = "classes"
@@ -30,16 +28,6 @@ STAGE = "classes"
 _FILE = re.compile(r"[a-z0-9-]+-[0-9a-f]{16}\.safetensors(\.manifest\.json)?")
 _NO_FACTS: dict[str, Any] = {"settings": {}, "scale": None}  # of a registry without classes
 _WORDS = 40  # letters of a class's name in its file's name
-
-
-@lru_cache(maxsize=1 << 16)
-def spelling(name: str) -> str:
-    """What all spellings of a class name have in common: case, blanks or underscores, forms of a letter do not count.
-
-    >>> spelling("Traffic_Light") == spelling("traffic light")
-    True
-    """
-    return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", canonical(name)).casefold()).strip()
 
 
 def load_classes(path: str | os.PathLike) -> ClassHead:
@@ -80,7 +68,7 @@ class ClassRegistry:
         while True:
             manifest = self._manifest()
             if not _entries(manifest):
-                raise UserError(f"{self.path}: a registry without classes; add one with ovd classes add NAME")
+                raise self._empty()
             try:
                 return _joined([self._load(manifest, entry) for entry in _entries(manifest)])
             except UserError:
@@ -179,7 +167,12 @@ class ClassRegistry:
             if spelling(entry["name"]) == spelling(name):
                 return entry
         known = [entry["name"] for entry in _entries(manifest)]
+        if not known:
+            raise self._empty()
         raise UserError(f"{self.path}: has no class {name!r}{nearest(name, known)}")
+
+    def _empty(self) -> UserError:
+        return UserError(f"{self.path}: a registry without classes; add one with ovd classes add NAME")
 
     def _check_new(self, manifest: Manifest, names: Sequence[str], replace: bool) -> None:
         present = {spelling(entry["name"]): entry["name"] for entry in _entries(manifest)}

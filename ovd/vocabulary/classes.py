@@ -1,5 +1,8 @@
 """The class lists of COCO, LVIS v1, PASCAL VOC and Objects365, with the spellings and ids of the official files."""
 
+import re
+import unicodedata
+from functools import lru_cache
 from importlib.resources import files
 
 import msgspec
@@ -61,3 +64,11 @@ def canonical(name: str) -> str:
     return _SPELLINGS.get(name, name)
 
 
+@lru_cache(maxsize=1 << 16)
+def spelling(name: str) -> str:
+    """What all spellings of a class name have in common: case, blanks or underscores, forms of a letter do not count.
+
+    >>> spelling("Traffic_Light") == spelling("traffic light")
+    True
+    """
+    return re.sub(r"[\s_]+", " ", unicodedata.normalize("NFKC", canonical(name)).casefold()).strip()

@@ -89,4 +89,5 @@ def _digest(source: Path) -> str:
 def _tell_fewer(shots: ShotSet, k: int) -> None:
     fewer = [f"{name} ({len(of_class)})" for name, of_class in shots.classes.items() if len(of_class) < k]
     if fewer:
-        print(f"note: {len(fewer)} classes have fewer than {k}: {', '.join(fewer[:5])}{', ...' * (len(fewer) > 5)}")
+        print(f"note: {len(fewer)} class{'es have' if len(fewer) > 1 else ' has'} fewer than {k}: "
+              f"{', '.join(fewer[:5])}{', ...' * (len(fewer) > 5)}")

@@ -1,5 +1,6 @@
 """Draw shots from annotation files."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def sample(annotations: Sequence[str | Path], out: str | Path, *, image_root: Se
     out, shots_of = Path(out), dict(shots_of or {})
     chosen = get_split(split) if split else None
     _check_numbers(chosen, shots, shots_of, num_base_shots, num_novel_shots)
+    if not math.isfinite(min_size):
+        raise UserError(f"--min-size {min_size:g}: give pixels, 0 or more")
     root = root_of(annotations, image_root)
     config = {"command": "sample", "classes": list(classes) if classes else None,
               "split": chosen.to_json() if chosen else None, "shots": shots, "shots_of": shots_of,
@@ -106,5 +109,5 @@ def _tell_repeats(shots: ShotSet) -> None:
     repeated = {name: number for name, number in distinct.items() if number < len(shots[name])}
     if repeated:
         some = ", ".join(f"{name} ({number})" for name, number in list(repeated.items())[:5])
-        print(f"note: {len(repeated)} classes have fewer boxes than shots, so some are repeated: {some}"
-              f"{', ...' if len(repeated) > 5 else ''}")
+        print(f"note: {len(repeated)} class{'es have' if len(repeated) > 1 else ' has'} fewer boxes than shots, so "
+              f"some are repeated: {some}{', ...' if len(repeated) > 5 else ''}")

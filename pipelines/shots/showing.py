@@ -22,7 +22,10 @@ def show(file: str | Path, *, annotations: Sequence[str | Path] = (), image_root
         UserError: a file that was changed; records, images or sizes that the shots do not fit.
     """
     whole = ShotSet.load(file)
-    shots = whole.select(classes) if classes else whole
+    try:
+        shots = whole.select(classes) if classes else whole
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     root = root_of(annotations, image_root)
     if show_dir and root is None:
         raise UserError("--show-dir needs the images; give their folder with --image-root")
@@ -36,7 +39,8 @@ def show(file: str | Path, *, annotations: Sequence[str | Path] = (), image_root
     width = max(map(len, shots.names))
     for name, of_class in shots.classes.items():
         images = len({shot.image for shot in of_class})
-        print(f"{name:<{width}}  {len(of_class):>3} shots in {images:>3} images: "
+        print(f"{name:<{width}}  {len(of_class):>3} shot{'s' * (len(of_class) > 1)} in {images:>3} "
+              f"image{'s' * (images > 1)}: "
               + "; ".join(f"{shot.image} {','.join(f'{value:.0f}' for value in shot.box)}" for shot in of_class[:3])
               + ("; ..." if len(of_class) > 3 else ""))
     checked = [what for what, done in (("the annotations", annotations), ("the images", root)) if done]

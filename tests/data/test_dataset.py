@@ -120,6 +120,14 @@ def test_meta_information_names_the_split(data_root):
     assert (meta["split"], meta["num_base"], len(set(meta["palette"]))) == ("pets", 2, 3)
 
 
+def test_the_name_of_a_split_is_not_taken_for_a_file(data_root, monkeypatch, capfd):
+    make(data_root)
+    (data_root / "pets").write_text("of\nanother kind\n")
+    monkeypatch.chdir(data_root)
+    assert make(data_root).metainfo["split"] == "pets"
+    assert "meta file" not in "".join(capfd.readouterr())
+
+
 def test_split_by_name_and_rewritten_ids(data_root):
     names = make(data_root, ann_file=_coco(data_root), split="48_17", test_mode=True)
     assert names.get_cat_ids(0) == [0, 48]

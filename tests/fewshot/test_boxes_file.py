@@ -76,6 +76,10 @@ def test_a_file_of_shots_is_read_too(tmp_path):
     ("image,x1,y1,x2,y2,class\na.jpg,1,2,3,4,\n", "line 2: has no class"),
     ("image,x1,y1,x2,y2,class\n,1,2,3,4,x\n", "line 2: has no image"),
     ("image,x1,y1,x2,y2,class\na.jpg,1,2,3,4,x\na.jpg,1.0,2,3,4,x\n", "line 3 is the same box as line 2"),
+    ("image,x1,y1,x2,y2,class\na.jpg,1,2,3,4,My Gadget\na.jpg,1,2,3,5,my_gadget\n",
+     "'My Gadget' and 'my_gadget' are one class name in two spellings"),
+    ("image;x1;y1;x2;y2;class\na.jpg;1;2;3;4;x\n", "columns are separated by ';'; write commas"),
+    ("image\tx1\ty1\tx2\ty2\na.jpg\t1\t2\t3\t4\n", "columns are separated by '.t'; write commas"),
     ('image,x1,y1,x2,y2,class\n"a.jpg,1,2,3,4,x\n', "is no csv in UTF-8"),
 ])
 def test_a_wrong_csv_is_one_line_that_names_the_record(tmp_path, text, message):

@@ -81,7 +81,7 @@ def test_how_many_of_which_class(world, tmp_path, capsys):
     for options, wanted in asked.items():
         assert sample(world, out, "--overwrite", *options) == 0, options
         assert sizes(out) == wanted, options
-    assert "note: 1 classes have fewer boxes than shots, so some are repeated: blue (" in capsys.readouterr().out
+    assert "note: 1 class has fewer boxes than shots, so some are repeated: blue (" in capsys.readouterr().out
 
 
 def test_the_same_command_gives_the_same_bytes_and_is_skipped(world, tmp_path, capsys):
@@ -110,6 +110,7 @@ def test_the_same_command_gives_the_same_bytes_and_is_skipped(world, tmp_path, c
     (("--num-novel-shots", "1", "--shots", "1", "--split", "voc"), "--shots and --num-novel-shots"),
     (("--shots", "1", "--split", "60_21"), "no split named '60_21'; did you mean 60_20"),
     (("--shots", "1", "--image-root", "nowhere"), "--image-root nowhere: no such folder"),
+    (("--shots", "1", "--min-size", "nan"), "--min-size nan: give pixels"),
     (("--shots", "1", "--min-size", "-1"), "a least size of -1 pixels"),
 ])
 def test_mistakes_are_told_in_a_line(world, tmp_path, capsys, options, words):

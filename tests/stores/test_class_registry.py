@@ -342,3 +342,9 @@ def _die_at(step: int) -> None:
 
     for name in ("replace", "unlink", "open"):
         setattr(os, name, dying(getattr(os, name)))
+
+
+def test_a_class_of_an_empty_registry_is_not_looked_for(tmp_path):
+    for action in ("get", "remove"):
+        with pytest.raises(UserError, match="a registry without classes; add one with ovd classes add NAME"):
+            getattr(ClassRegistry(tmp_path / "none"), action)("zebra")

@@ -53,7 +53,8 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     shots = sorted({entry["shots"] for entry in found if entry["shots"]})
     names = list(dict.fromkeys(entry["name"] for entry in found))
     width = max([len("novel AP50"), *(len(entry["method"]) for entry in found)])
-    lines = ["novel AP50".ljust(width) + "".join(f"{f'{k} shots':>14}" for k in shots) + f"{'base AP50':>14}"]
+    titles = [*(f"{k} shot{'s' * (k > 1)}" for k in shots), "base AP50"]
+    lines = ["novel AP50".ljust(width) + "".join(f"{title:>14}" for title in titles)]
     lines.append("-" * len(lines[0]))
     for name in names:
         mine = {entry["shots"]: entry for entry in found if entry["name"] == name}
