@@ -79,6 +79,9 @@ def head_surgery(checkpoint: Path, out: Path, *, split: str | None = None, class
     from ovd.engine.checkpoints import read_checkpoint
     from ovd.engine.head_surgery import find_class_layers, operate
     from ovd.engine.marks import FLAG, marked, warn
+    from ovd.engine.smoke import FLAG as SMOKE
+    from ovd.engine.smoke import smoked
+    from ovd.engine.smoke import warn as warn_of_smoke
     from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, publish
 
     started = time.perf_counter()
@@ -104,11 +107,13 @@ def head_surgery(checkpoint: Path, out: Path, *, split: str | None = None, class
     operation = operate(head, targets, rows)
     meta = {**(contents.get("meta") or {}), "classes": list(operation.names), "num_base": operation.num_base}
     meta.pop("dataset_meta", None)
-    untrained = marked(sources.values())
+    untrained, smokes = marked(sources.values()), smoked(sources.values())
     warn(untrained, "The checkpoint serves")
+    warn_of_smoke(smokes)
+    flags = ({FLAG: True} if untrained else {}) | ({SMOKE: True} if smokes else {})
     out.parent.mkdir(parents=True, exist_ok=True)
     counts = {"copied": len(operation.copied), "made": len(operation.made), "removed": len(operation.removed)}
-    manifest = Manifest("checkpoint", STAGE, config, inputs, counts=counts, flags={FLAG: True} if untrained else {})
+    manifest = Manifest("checkpoint", STAGE, config, inputs, counts=counts, flags=flags)
     manifest.wall_seconds = round(time.perf_counter() - started, 3)
     with publish(out, manifest) as (temporary, _), open(temporary, "wb") as file:
         torch.save({"state_dict": operation.weights, "meta": meta}, file)

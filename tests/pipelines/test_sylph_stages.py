@@ -11,8 +11,10 @@ from ovd.engine.checkpoints import read_checkpoint
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.class_registry import ClassRegistry
+from ovd.stores.manifest import Manifest
 from pipelines.class_codes import class_codes
 from pipelines.fewshot_eval import Plan, fewshot_eval
+from pipelines.head_surgery import head_surgery
 from pipelines.test import evaluate
 from pipelines.train import train
 
@@ -103,3 +105,14 @@ def test_meta_training_that_goes_on_from_a_checkpoint_ends_as_one_in_a_piece(wor
     assert all(torch.equal(one[name], two[name]) for name in one)
     start = read_checkpoint(tmp_path / "whole" / "iter_2.pth")["state_dict"]
     assert any(not torch.equal(one[name], start[name]) for name in one)
+
+
+def test_what_is_made_of_a_smoke_tests_checkpoint_has_its_mark(world, tmp_path, capsys):
+    train(CONFIG, data_root=world, work_dir=tmp_path / "fa", device="cpu", smoke=True)
+    checkpoint = tmp_path / "fa_smoke" / "final.pth"
+    head_surgery(checkpoint, tmp_path / "init.pth", split=str(world / "annotations" / "split.json"))
+    class_codes(CONFIG, checkpoint, out=tmp_path / "codes", shots=1, **where(world, "fa"))
+    fewshot_eval(CONFIG, checkpoint, Plan(("codes",), (1,), (0,)), out=tmp_path / "eval", **where(world, "fa"))
+    made = (tmp_path / "init.pth", *(tmp_path / "codes").glob("*.safetensors"), tmp_path / "eval" / "fewshot.json")
+    assert len(made) == 4 and all(Manifest.read(path).flags == {"smoke": True} for path in made)
+    assert capsys.readouterr().out.count("from a smoke test") == 3
