@@ -12,6 +12,7 @@ from torchvision.ops import box_iou
 
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
+from ovd.stores.scoring import independent_probabilities
 
 
 class CachedClipScore:
@@ -34,21 +35,25 @@ class CachedClipScore:
         """
         return [InstanceData(bboxes=_regions_of(sample).bboxes) for sample in samples]
 
-    def probabilities(self, samples: SampleList, rois_N5: Tensor, head: ClassHead) -> Tensor:
+    def probabilities(self, samples: SampleList, rois_N5: Tensor, head: ClassHead,
+                      is_reference_C: Tensor | None = None) -> Tensor:
         """CLIP's probabilities of the classes of ``head``, float32 ``[N, C]``.
 
         Args:
             samples: Of the batch, with ``regions``: ``bboxes`` in input pixels and unit ``embeddings``.
             rois_N5: ``(image index, x1, y1, x2, y2)``.
             head: Made with the CLIP of the regions.
+            is_reference_C: See :meth:`ClassHead.probabilities`.
         """
-        opinions_NC = torch.full((len(rois_N5), len(head)), 1 / len(head), device=rois_N5.device)
+        nothing_C = is_reference_C if is_reference_C is not None else torch.ones(len(head), dtype=torch.bool)
+        flat_1C = independent_probabilities(torch.zeros(1, len(head)), nothing_C.cpu())
+        opinions_NC = flat_1C.to(rois_N5.device).repeat(len(rois_N5), 1)
         for index, sample in enumerate(samples):
             rows, regions = (rois_N5[:, 0] == index).nonzero()[:, 0], _regions_of(sample)
             if not len(rows) or not len(regions.bboxes):
                 continue
             overlaps, nearest = box_iou(rois_N5[rows, 1:], regions.bboxes.to(rois_N5)).max(dim=1)
-            probabilities_RC = head.probabilities(regions.embeddings.float())
+            probabilities_RC = head.probabilities(regions.embeddings.float(), is_reference_C)
             touched = overlaps > 0
             opinions_NC[rows[touched]] = probabilities_RC[nearest[touched]]
         return opinions_NC

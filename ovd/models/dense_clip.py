@@ -59,13 +59,15 @@ class DenseClipScore(nn.Module):
         self.own_head = class_embeddings
         self._current: tuple[ClassHead | None, ClassHead | None] = None, None
 
-    def probabilities(self, images: Sequence[Tensor], rois_N5: Tensor, head: ClassHead) -> Tensor:
+    def probabilities(self, images: Sequence[Tensor], rois_N5: Tensor, head: ClassHead,
+                      is_reference_C: Tensor | None = None) -> Tensor:
         """CLIP's probabilities of the classes of ``head``, float32 ``[N, C]``.
 
         Args:
             images: Per image of the batch, RGB in 0..255, ``[3, height, width]``.
             rois_N5: ``(image index, x1, y1, x2, y2)`` in their pixels.
             head: The detector's class head: the names, and the embeddings unless this module has its own.
+            is_reference_C: See :meth:`ClassHead.probabilities`.
 
         Raises:
             UserError: The head is of another CLIP, or this module's own lacks a class.
@@ -81,7 +83,7 @@ class DenseClipScore(nn.Module):
             chosen = (place[owners] >= 0).nonzero()[:, 0]
             rois = torch.cat([place[owners[chosen], None].to(rois_N5), rois_N5[chosen, 1:]], dim=1)
             embeddings_ND[chosen] = self.encoder(torch.stack([images[index] for index in members]), rois)
-        return head.probabilities(embeddings_ND)
+        return head.probabilities(embeddings_ND, is_reference_C)
 
     def head_for(self, detectors: ClassHead) -> ClassHead:
         """The class head for the classes of the detector's; remembered while that one stays.

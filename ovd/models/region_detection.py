@@ -135,6 +135,11 @@ class RegionDetection:
         """Whether added classes leave those of base classes alone."""
         return self.test_cfg.get("scores", "softmax") == "independent"
 
+    @property
+    def reference_C(self) -> Tensor | None:
+        """The classes with which those that were added compete, bool ``[C]``; None where all compete with all."""
+        return ~self.classifier.is_added if self.independent else None
+
     def _fuse_heads(self, logits: tuple[Tensor, ...], is_base_C: Tensor) -> Tensor:
         text_NC = self.classifier.probabilities(logits[0], self.independent)
         if len(logits) == 1:

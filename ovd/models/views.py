@@ -29,17 +29,20 @@ class TestTimeViews(BaseModel):
         flip: each size mirrored as well.
         nms_iou: detections of a class that overlap a better one more than this are suppressed.
         max_per_img: detections kept.
+        is_base_C: bool; where added classes have detections of their own
+            (:class:`~ovd.models.region_detection.RegionDetection`), the classes that are not added.
     """
 
     __test__ = False  # no test, whatever pytest thinks of the name
 
     def __init__(self, detector: nn.Module, factors: Sequence[float], flip: bool, nms_iou: float,
-                 max_per_img: int) -> None:
+                 max_per_img: int, is_base_C: Tensor | None = None) -> None:
         super().__init__()
         self.detector = detector
         self.views = list(product(factors, (False, True) if flip else (False,)))
         self.nms_iou = nms_iou
         self.max_per_img = max_per_img
+        self.is_base_C = is_base_C
 
     def test_step(self, data: dict) -> list:
         """The samples of a batch with ``pred_instances`` merged over the views.
@@ -60,7 +63,7 @@ class TestTimeViews(BaseModel):
         samples = []
         for sample, instances in zip(data["data_samples"], found):
             sample = sample.clone()
-            sample.pred_instances = merged(instances, self.nms_iou, self.max_per_img)
+            sample.pred_instances = merged(instances, self.nms_iou, self.max_per_img, self.is_base_C)
             samples.append(sample)
         return samples
 
@@ -93,10 +96,19 @@ def mirrored(found: InstanceData, width: int) -> InstanceData:
     return found
 
 
-def merged(views: list[InstanceData], nms_iou: float, max_per_img: int) -> InstanceData:
-    """Detections of all views of an image after suppression per class, the best ``max_per_img``, best first."""
+def merged(views: list[InstanceData], nms_iou: float, max_per_img: int,
+           is_base_C: Tensor | None = None) -> InstanceData:
+    """Detections of all views of an image after suppression per class, the best ``max_per_img``, best first.
+
+    With ``is_base_C``, so many of these classes and so many of the others.
+    """
     together = InstanceData.cat(views)
-    return together[suppress(together.bboxes, together.scores, together.labels, nms_iou)[:max_per_img]]
+    if is_base_C is None:
+        return together[suppress(together.bboxes, together.scores, together.labels, nms_iou)[:max_per_img]]
+    base_N = is_base_C[together.labels]
+    both = [merged([together[chosen_N]], nms_iou, max_per_img) for chosen_N in (base_N, ~base_N)]
+    found = InstanceData.cat(both)
+    return found[found.scores.argsort(descending=True, stable=True)]
 
 
 def check_views(factors: Sequence[float]) -> None:
@@ -122,4 +134,5 @@ class ViewsHook(Hook):
         """Wrap the model."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         rcnn = model.roi_head.test_cfg
-        runner.model = TestTimeViews(model, self.factors, self.flip, rcnn["nms"]["iou_threshold"], rcnn["max_per_img"])
+        runner.model = TestTimeViews(model, self.factors, self.flip, rcnn["nms"]["iou_threshold"], rcnn["max_per_img"],
+                                     getattr(model.roi_head, "reference_C", None))

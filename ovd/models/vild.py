@@ -70,12 +70,13 @@ class ViLD(MaskRCNN):
     def rescorer(self, batch_inputs: Tensor, batch_data_samples: SampleList) -> Rescore | None:
         """A further opinion on this batch's regions, as :meth:`ViLDRoIHead.predict` takes it; None for none."""
         if self.cached_clip is not None:
-            return lambda rois_N5: self.cached_clip.probabilities(batch_data_samples, rois_N5,
-                                                                  self.roi_head.classifier.head)
+            return lambda rois_N5: self.cached_clip.probabilities(
+                batch_data_samples, rois_N5, self.roi_head.classifier.head, self.roi_head.reference_C)
         if self.dense_clip is None:
             return None
         images = rgb_images(self.data_preprocessor, batch_inputs, batch_data_samples)
-        return lambda rois_N5: self.dense_clip.probabilities(images, rois_N5, self.roi_head.classifier.head)
+        return lambda rois_N5: self.dense_clip.probabilities(images, rois_N5, self.roi_head.classifier.head,
+                                                             self.roi_head.reference_C)
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: SampleList, rescale: bool = True) -> SampleList:
         """The data samples with ``pred_instances`` (see :meth:`ViLDRoIHead.predict`); proposals that they already have

@@ -106,3 +106,24 @@ def test_data_without_regions_and_two_further_opinions_are_refused(build, batch)
         detect(cached(build, "text"), test_batch(batch, regions=(None, None)))
     with pytest.raises(UserError, match="leave one out"):
         build("text", adapt=lambda config: config.update(cached_clip=True, dense_clip={"type": "DenseClipScore"}))
+
+
+def test_with_independent_scores_what_is_added_changes_no_base_detection(build, batch):
+    """Nor CLIP's opinion of base classes, of which a softmax over all classes would know what was added."""
+    detector = cached(build, "both", scores="independent")
+    results = []
+    for added in ((), NAMES[4:], tuple(f"made up {number}" for number in range(70))):
+        detector.set_class_head(make_head((*NAMES[:4], *added)))
+        results.append([sample.pred_instances for sample in detect(detector, test_batch(batch, regions=(7, 0)))])
+    alone = results.pop(0)
+    for found in results:
+        for before, after in zip(alone, found):
+            base = after[after.labels < 4]
+            assert all(torch.equal(base[key], before[key]) for key in ("bboxes", "scores", "labels"))
+        assert len(alone[0]) and (found[0].labels >= 4).any()
+
+
+def test_a_flat_opinion_is_flat_among_base_classes_where_scores_are_independent(batch):
+    samples, is_base = batch(regions=(0, 3))["data_samples"], torch.tensor([True] * 4 + [False] * 2)
+    found = CachedClipScore().probabilities(samples, torch.tensor([[0, 5.0, 5, 50, 50]]), make_head(), is_base)
+    assert found[0].tolist() == pytest.approx([1 / 4] * 4 + [1 / 5] * 2)

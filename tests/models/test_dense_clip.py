@@ -157,3 +157,18 @@ def test_a_class_head_of_another_clip_is_refused_when_the_detector_is_built(buil
     with pytest.raises(UserError, match="made with another CLIP"):
         detector.set_class_head(make_head(("new",)))
     assert detector.class_names == NAMES  # it still detects what it did
+
+
+def test_with_independent_scores_what_is_added_changes_no_base_detection(build, batch, clip_file, clip):
+    detector = build("both", temperature_test=0.2,
+                     adapt=with_dense_clip(clip_file, head_of(clip), scores="independent"))
+    results = []
+    for added in ((), NAMES[4:], tuple(f"made up {number}" for number in range(70))):
+        detector.set_class_head(head_of(clip, (*NAMES[:4], *added)))
+        results.append([sample.pred_instances for sample in detect(detector, test_batch(batch))])
+    alone = results.pop(0)
+    for found in results:
+        for before, after in zip(alone, found):
+            base = after[after.labels < 4]
+            assert len(base) and all(torch.equal(base[key], before[key]) for key in ("bboxes", "scores", "labels"))
+            assert (after.labels >= 4).any()

@@ -98,6 +98,22 @@ def test_merging_is_suppression_per_class_over_all_views():
     assert len(merged([nothing, nothing], NMS_IOU, 9)) == 0
 
 
+def test_added_classes_have_detections_of_their_own_in_merged_views():
+    generator = torch.Generator().manual_seed(2)
+    corners = torch.rand(40, 2, generator=generator) * 200
+    view = InstanceData(bboxes=torch.cat([corners, corners + 12], dim=1), scores=torch.rand(40, generator=generator),
+                        labels=torch.randint(0, 2, (40,), generator=generator))
+    is_base = torch.tensor([True, True, False, False])
+    alone = merged([view, view], NMS_IOU, 9, is_base)
+    expected = merged([view, view], NMS_IOU, 9)
+    assert all(torch.equal(alone[key], expected[key]) for key in ("bboxes", "scores", "labels"))
+    added = InstanceData(bboxes=view.bboxes, scores=view.scores.sqrt(), labels=view.labels + 2)
+    found = merged([view, InstanceData.cat([view, added])], NMS_IOU, 9, is_base)
+    assert len(found) == 18 and found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
+    base = found[found.labels < 2]
+    assert all(torch.equal(base[key], alone[key]) for key in ("bboxes", "scores", "labels"))
+
+
 def test_classes_far_apart_in_a_large_image_are_merged_exactly():
     """In single precision, the offset of the last class of LVIS rounds coordinates to an eighth of a pixel."""
     boxes = torch.tensor([[1000.0, 1000, 1010, 1010.01], [1000, 1000, 1010, 1005]])
