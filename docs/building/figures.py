@@ -1,8 +1,10 @@
-"""Draw the figures that explain: python docs/building/figures.py [FOLDER] (docs/images)."""
+"""Draw the figures that explain: python docs/building/figures.py [FOLDER [NAME ...]] (docs/images, all of them)."""
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ovd.fewshot.detection.chart import COLOURS
@@ -10,6 +12,7 @@ from ovd.fewshot.detection.chart import COLOURS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 BLUE, ORANGE, GREEN = COLOURS[:3]
@@ -97,6 +100,27 @@ def prompts() -> "Figure":
     return figure
 
 
+def first_steps() -> "Image":
+    """What docs/first_steps.md finds in two scenes: classes by words, and one by a box in the first of them."""
+    from PIL import Image
+
+    import ovd
+    from pipelines.cli import main as command
+
+    with TemporaryDirectory() as folder:
+        command(["shapes", "--data-root", folder, "--train", "2", "--val", "4", "--workers", "1"])
+        first, second = (f"{folder}/val2017/00002000000{number}.jpg" for number in (2, 3))
+        detector = ovd.load("demo", device="cpu")
+        detector.set_vocabulary(["dotted red star", "striped blue circle", "plain blue crescent"])
+        detector.add_class("gadget", text=False, boxes=[(first, (27, 51, 60, 85))])
+        found = [detector.detect(scene).plot() for scene in (first, second)]
+    width, height = found[0].size
+    both = Image.new("RGB", (2 * width + 12, height), "white")
+    for number, picture in enumerate(found):
+        both.paste(picture, (number * (width + 12), 0))
+    return both
+
+
 def _figure(width: float, height: float) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -137,13 +161,20 @@ def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float], c
                                               "shrinkA": 1, "shrinkB": 1})
 
 
-def main(folder: Path) -> None:
-    """Write the figures below ``folder``."""
-    for draw in (distillation, prompts):
-        path = folder / f"{draw.__name__}.png"
-        draw().savefig(path, format="png", metadata={"Software": None})
+FIGURES = {"distillation": distillation, "prompts": prompts, "first_steps": first_steps}
+
+
+def main(folder: Path, names: Sequence[str] = ()) -> None:
+    """Write figures (all, if none is named) below ``folder``."""
+    for name in names or FIGURES:
+        drawn = FIGURES[name]()
+        path = folder / f"{name}.png"
+        if hasattr(drawn, "savefig"):
+            drawn.savefig(path, format="png", metadata={"Software": None})
+        else:
+            drawn.quantize(256).save(path, optimize=True)
         print(path)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "docs/images"))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "docs/images"), sys.argv[2:])
