@@ -32,9 +32,9 @@ MAX_PER_IMAGE = 100
 class Detector:
     """Detects the classes of a vocabulary that can be changed at any time; :func:`ovd.apis.load` makes one.
 
-    The classes of :meth:`set_vocabulary` compete with each other and with the background, by softmax. Classes that
-    :meth:`add_class` puts beside them compete with these, and not with each other: detections of the vocabulary stay
-    what they were, to the bit on a CPU, whatever is added.
+    The classes of :meth:`set_vocabulary` compete with each other, with silent rivals and with the background, by
+    softmax. Classes that :meth:`add_class` puts beside them compete with these, and not with each other: detections of
+    the vocabulary stay what they were, to the bit on a CPU, whatever is added.
 
     Weights, encoders and caches are shared by all sessions of a detector (:meth:`session`); each has a vocabulary of
     its own, and can be used in a thread of its own. One session may be used from several threads; a call then sees the
@@ -45,10 +45,12 @@ class Detector:
         self._parts = parts
         self._looker = Looker(parts.model, parts.pipeline)
         self._model = twin(parts.model)
+        if (roi_head := getattr(self._model, "roi_head", None)) is not None:
+            roi_head.test_cfg.update(scores="independent", diagnostics=False)
         self._lock = threading.RLock()
         self._slots: dict[str, int] = {}
         self._vocabulary = Vocabulary()
-        self._use(Vocabulary(parts.own))
+        self.reset_vocabulary()
 
     def __repr__(self) -> str:
         names = self.names
@@ -91,23 +93,31 @@ class Detector:
             other._use(self._vocabulary)
         return other
 
-    def set_vocabulary(self, classes: Sequence[str] | ClassHead | str | os.PathLike) -> None:
+    def set_vocabulary(self, classes: Sequence[str] | ClassHead | str | os.PathLike,
+                       rivals: Sequence[str] | str | None = "own") -> None:
         """Detect these classes from now on, in place of all before; what was added goes too.
 
         Args:
             classes: Names; a class head; or the path of a class head file or of a registry's folder (``ovd classes``).
                 Names that the model has a row of have that row, others are embedded by its CLIP's text tower. An empty
-                list leaves the background alone, for :meth:`add_class`.
+                list is for :meth:`add_class` to begin with.
+            rivals: What else may be in the images, to compete with the classes without being reported: else a horse is
+                the nearest thing to a zebra that there is. ``"own"``: the classes that the model was trained on. None,
+                for words that mean the same as one of these. Or names.
 
         Raises:
             UserError: Names that repeat or are empty; a head of another CLIP; no such file. The vocabulary stays.
         """
-        chosen = read_vocabulary(classes, self._parts.own, self._parts.words)
-        self._use(Vocabulary(chosen))
+        own, words = self._parts.own, self._parts.words
+        chosen = read_vocabulary(classes, own, words)
+        if isinstance(rivals, str) and rivals != "own":
+            raise UserError(f"rivals {rivals!r}: give 'own', None, or a list of names")
+        silent = self._parts.trained if rivals == "own" else read_vocabulary(list(rivals or ()), own, words)
+        self._use(Vocabulary(chosen, {}, silent))
 
     def reset_vocabulary(self) -> None:
         """Detect the model's own classes again."""
-        self._use(Vocabulary(self._parts.own))
+        self._use(Vocabulary(self._parts.own, {}, self._parts.trained))
 
     def add_class(self, name: str, text: str | Sequence[str] | bool | None = None,
                   boxes: Sequence[Example] | None = None, rule: str = "trusted", method: str = "prototype") -> None:
@@ -218,7 +228,7 @@ class Detector:
             if head is not None:
                 self._model.set_class_head(head)
                 for classifier in self._classifiers():
-                    classifier.mark_added(vocabulary.added)
+                    classifier.arrange(vocabulary.added, vocabulary.rivals)
             for name in vocabulary.names:
                 self._slots.setdefault(name, len(self._slots))
             self._vocabulary = vocabulary

@@ -71,7 +71,8 @@ def from_file(path: Path, device: torch.device) -> Parts:
         classifier.base_names = frozenset(map(canonical, file.base_names))
     model.set_class_head(file.head)
     words = words_of(file.clip, file.style) if file.clip.get("pretrained") else None
-    return Parts(model.to(device), file.steps(path), file.head, words, Lessons(file.lessons), path.name)
+    return Parts(model.to(device), file.steps(path), file.head, trained_head(model), words, Lessons(file.lessons),
+                 path.name)
 
 
 def from_config(cfg: Config, checkpoint: str | os.PathLike, device: torch.device) -> Parts:
@@ -85,13 +86,21 @@ def from_config(cfg: Config, checkpoint: str | os.PathLike, device: torch.device
                             "this project, or use ovd.init_detector")
     clip = clip_of(cfg, own_head(model))
     words = words_of(clip) if classifiers(model) and clip.get("pretrained") else None
-    return Parts(model, prepare_steps(cfg), own_head(model), words, Lessons(), name)
+    return Parts(model, prepare_steps(cfg), own_head(model), trained_head(model), words, Lessons(), name)
 
 
 def own_head(model: nn.Module) -> ClassHead | None:
     """The classes that a model knows after it is loaded."""
     heads = [classifier.head for classifier in classifiers(model)]
     return heads[0] if heads else model.base_head()
+
+
+def trained_head(model: nn.Module) -> ClassHead | None:
+    """Those of the classes that the detector was trained on; None outside CLIP's space, or where none of them is."""
+    for classifier in classifiers(model):
+        base = [name for name, is_base in zip(classifier.names, classifier.is_base.tolist()) if is_base]
+        return classifier.head.select(base) if base else None
+    return None
 
 
 def classifiers(model: nn.Module) -> list[CosineClassifier]:

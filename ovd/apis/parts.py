@@ -20,6 +20,7 @@ class Parts:
         model: In eval mode, on its device; nobody changes it.
         pipeline: Steps that prepare an image, after it is loaded.
         own: The model's own classes; None for a model without any.
+        trained: Those of them that it was trained on, where they are in CLIP's space.
         words: Makes classes of words; None for a detector without a CLIP's space.
         lessons: How classes from boxes and names compare, as base classes taught.
         name: For messages.
@@ -28,6 +29,7 @@ class Parts:
     model: nn.Module
     pipeline: list[dict[str, Any]]
     own: ClassHead | None
+    trained: ClassHead | None
     words: Words | None
     lessons: Lessons
     name: str = "detector"

@@ -1,4 +1,4 @@
-"""A vocabulary: the classes that compete with each other, and those that were put beside them."""
+"""A vocabulary: the classes that compete with each other, those that were put beside them, and silent rivals."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,24 +19,38 @@ class Vocabulary:
     Attributes:
         chosen: Classes that compete with each other; None for none.
         added: Name -> the head of one class that does not compete with other added ones.
+        silent: Classes that compete with all of these and are not reported themselves. None of them competes with a
+            class of its own name.
     """
 
     chosen: ClassHead | None = None
     added: Mapping[str, ClassHead] = field(default_factory=dict)
+    silent: ClassHead | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """The chosen classes, then the added ones."""
         return (() if self.chosen is None else self.chosen.names) + tuple(self.added)
 
+    @property
+    def rivals(self) -> dict[str, str]:
+        """The silent classes that count, those of no chosen class's name: how the head calls each, and its name."""
+        mine = set() if self.chosen is None else set(map(spelling, self.chosen.names))
+        names = () if self.silent is None else self.silent.names
+        return {f"rival: {name}": name for name in names if spelling(name) not in mine}
+
     def head(self) -> ClassHead | None:
-        """All classes as one head without background; None for no classes."""
+        """All classes as one head without background, rivals last; None where nothing is to be reported."""
+        if not self.names:
+            return None
         heads = [*([] if self.chosen is None else [self.chosen]), *self.added.values()]
+        if rivals := self.rivals:
+            heads.append(replace(self.silent.select(rivals.values()), names=tuple(rivals)))
         heads = [replace(head, background=None) for head in heads]
         while len(heads) > 1:  # neighbours in pairs: each class is copied a few times, however many there are
             heads = [left.concat(*right) if right else left
                      for left, *right in (heads[first:first + 2] for first in range(0, len(heads), 2))]
-        return heads[0] if heads else None
+        return heads[0]
 
     def known(self, name: str) -> str | None:
         """The class of this name, in whichever spelling."""

@@ -3,9 +3,10 @@
 Shapes: N regions, D embedding width, C classes (base first), M vectors a class, K = C + 1 with background last.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.class_registry import load_classes
 from ovd.stores.head_forms import Terms
-from ovd.stores.scoring import class_logits, independent_probabilities
+from ovd.stores.scoring import class_logits, independent_probabilities, sigmoid
 from ovd.vocabulary.classes import canonical
 from ovd.vocabulary.splits import Split, get_split
 
@@ -49,7 +50,9 @@ class CosineClassifier(nn.Module):
             they are when the vocabulary is replaced.
         is_base: bool ``[C]``: which classes of the current vocabulary have such a name.
         is_added: bool ``[C]``: which classes do not compete with each other where scores are independent; those that
-            are not base, unless :meth:`mark_added` says otherwise.
+            are not base, unless :meth:`arrange` says otherwise.
+        num_shown: Of the first so many classes there are detections; all, unless :meth:`arrange` says otherwise.
+        namesakes: Column of an added class -> column of the rival that stands for the same name.
         head: The class head of the current vocabulary; None before there is one.
 
     Raises:
@@ -82,7 +85,8 @@ class CosineClassifier(nn.Module):
         self.head: ClassHead | None = None
         self.names: tuple[str, ...] = ()
         self.base_names: frozenset[str] = frozenset()
-        self.num_base = 0
+        self.num_base = self.num_shown = 0
+        self.namesakes: dict[int, int] = {}
         if split is not None or class_head is not None:
             self.base_names = frozenset(map(canonical, class_head.names if split is None else split.base))
         if class_head is not None:
@@ -136,11 +140,30 @@ class CosineClassifier(nn.Module):
         self.is_base = torch.tensor([canonical(name) in self.base_names for name in self.names], dtype=torch.bool,
                                     device=device)
         self.is_added = ~self.is_base
+        self.num_shown = self.num_classes
+        self.namesakes = {}
 
-    def mark_added(self, names: Collection[str]) -> None:
-        """Say which classes of the current vocabulary count as added, for independent scores; the others compete."""
-        self.is_added = torch.tensor([name in names for name in self.names], dtype=torch.bool,
-                                     device=self.is_base.device)
+    def arrange(self, added: Collection[str], rivals: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Say what part the classes of the current vocabulary have.
+
+        Args:
+            added: Those that count as added, for independent scores; the others compete with each other.
+            rivals: The last classes, which compete and have no detections themselves, and the name that each stands
+                for. It does not compete with an added class of that name.
+
+        Raises:
+            ValueError: Rivals that are not the last classes.
+        """
+        self.num_shown = self.num_classes - len(rivals)
+        if list(self.names[self.num_shown:]) != list(rivals):
+            raise ValueError("rivals are the last classes of the vocabulary, in their order")
+        device = self.is_base.device
+        meant = [rivals.get(name, name) for name in self.names]
+        self.is_base = torch.tensor([canonical(name) in self.base_names for name in meant], device=device)
+        self.is_added = torch.tensor([name in added for name in self.names], device=device)
+        places = {canonical(name): place for place, name in enumerate(meant) if place >= self.num_shown}
+        self.namesakes = {place: places[canonical(name)] for place, name in enumerate(self.names)
+                          if name in added and canonical(name) in places}
 
     def forward(self, embeddings_ND: Tensor) -> Tensor:
         """Logits, float32 ``[N, K]``, background last (``[N, C]`` without one); also under autocast.
@@ -189,7 +212,12 @@ class CosineClassifier(nn.Module):
         if not independent:
             return logits.softmax(dim=-1)[:, :self.num_classes]
         is_reference = torch.cat([~self.is_added, self.is_added.new_ones(logits.shape[1] - self.num_classes)])
-        return independent_probabilities(logits, is_reference)[:, :self.num_classes]
+        result = independent_probabilities(logits, is_reference)
+        for column, rival in self.namesakes.items():
+            others = is_reference.clone()
+            others[rival] = False
+            result[:, column] = sigmoid(logits[:, column] - logits[:, others].logsumexp(dim=-1))
+        return result[:, :self.num_classes]
 
 
 def _own_bias(head: ClassHead) -> Tensor | None:

@@ -221,12 +221,30 @@ class RegionDetection:
                                                                               found.deltas_N4)), metas):
             results.append(self._detect(*image, meta))
         if masks:
-            self._add_masks(evidence.features, metas, results, rescale)
-        for result, meta in zip(results, metas):
-            if not masks:
+            results = self._with_masks(evidence.features, metas, results, rescale)
+        else:
+            for result, meta in zip(results, metas):
                 result.bboxes = _rescaled(result.bboxes, meta) if rescale else result.bboxes
+        for result in results:
             del result.roi_index
         return results
+
+    def _with_masks(self, x: tuple[Tensor], metas: list[dict], results: list[InstanceData],
+                    rescale: bool) -> list[InstanceData]:
+        """Detections with masks. Where scores are independent, those of added classes are made apart: what else is in
+        a batch changes the rounding, and a pixel at the edge of a mask with it."""
+        if not self.independent:
+            self._add_masks(x, metas, results, rescale)
+            return results
+        apart = [self.classifier.is_added[result.labels] for result in results]
+        parts = [[result[is_added == which] for result, is_added in zip(results, apart)] for which in (False, True)]
+        for part in parts:
+            self._add_masks(x, metas, part, rescale)
+        joined = []
+        for both, is_added in zip(zip(*parts), apart):
+            order = is_added.long().argsort(stable=True).argsort()
+            joined.append(InstanceData.cat(list(both))[order])
+        return joined
 
     def _classify_gt(self, stages: tuple[tuple[Tensor, ...], ...], opinion_NC: Tensor | None, samples: SampleList,
                      sizes: list[int]) -> None:
@@ -258,8 +276,11 @@ class RegionDetection:
         boxes_N4 = self.text_heads[-1].decode(rois_N5, deltas_N4, meta["img_shape"])
         cfg = self.test_cfg
         settings = (cfg.score_thr, cfg.nms["iou_threshold"], cfg.max_per_img)
+        shown = self.classifier.num_shown
+        if shown < scores_NC.shape[1]:
+            scores_NC = scores_NC[:, :shown].contiguous()
         if self.independent:
-            return nms_with_budgets(boxes_N4, scores_NC, ~self.classifier.is_added, *settings)
+            return nms_with_budgets(boxes_N4, scores_NC, ~self.classifier.is_added[:shown], *settings)
         return class_wise_nms(boxes_N4, scores_NC, *settings)
 
 
