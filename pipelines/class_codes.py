@@ -128,7 +128,7 @@ def class_codes(config: str | Path, checkpoint: str | Path, *, out: str | Path, 
         base = detector.base_head(split.base)
     maker = head_maker(detector, [Method.parse(source)], {seed: chosen}, base, {}, split, (chosen.k,), **lessons)
     head = maker.added(Method.parse(source), chosen.k, seed)
-    made_by = {"config": Path(config).name, "checkpoint": fingerprint(checkpoint)}
+    made_by = {"made_by": {"config": Path(config).name, "weights": fingerprint(checkpoint)}}
     head = _with_provenance(head, {**made_by, "seed": seed})
     smokes = smoked([checkpoint])
     warn_of_smoke(smokes)

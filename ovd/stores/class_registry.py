@@ -150,7 +150,12 @@ class ClassRegistry:
     def _manifest(self) -> Manifest:
         path = Manifest.path(self.path)
         if path.exists() and self.path.is_dir():
-            manifest = Manifest.read(self.path)
+            try:
+                manifest = Manifest.read(self.path)
+            except UserError:
+                raise UserError(f"{path}: the list of the classes is damaged; their files are still there: put a copy "
+                                "of the list back, or take them over into another registry (ovd classes add --registry "
+                                f"NEW --from {self.path}/CLASS.safetensors)") from None
             if manifest.kind != KIND:
                 raise UserError(f"{self.path}: is of kind {manifest.kind!r}, no registry of classes; name another "
                                 "folder")

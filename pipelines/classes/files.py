@@ -29,7 +29,7 @@ def export_classes(out: str | Path, names: Sequence[str] = (), registry: str | P
         head.save(out, STAGE, {"classes": list(head.names)},
                   {"registry": fingerprint(there.path), **({"clip": clip} if (clip := head.stats.get("clip")) else {})},
                   Manifest.read(there.path).flags)
-    print(f"{out}: {len(head):,} classes, width {head.dim}")
+    print(f"{out}: {len(head):,} class{'es' * (len(head) != 1)}, width {head.dim}")
     return out
 
 
@@ -41,4 +41,4 @@ def remove_classes(names: Sequence[str], registry: str | Path = "data/classes") 
     """
     there = ClassRegistry(registry)
     there.remove(*names)
-    print(f"{there.path}: {len(there.names):,} classes left")
+    print(f"{there.path}: {len(there.names):,} class{'es' * (len(there.names) != 1)} left")

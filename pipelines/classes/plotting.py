@@ -17,10 +17,14 @@ from pipelines.classes.showing import directions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 _MARKS = {("text",): ("o", "#3d5a80", "text"), ("boxes",): ("s", "#ee6c4d", "boxes"),
-          ("text", "boxes"): ("D", "#6a994e", "text + boxes")}
+          ("text", "boxes"): ("D", "#6a994e", "text + boxes"), ("boxes", "codes"): ("P", "#8e6c8a", "codes of boxes"),
+          ("checkpoint",): ("v", "#2a9d8f", "checkpoint")}
 _OTHER = ("^", "#7d7d7d", "other")
+# where a label may be: points beside its own point, lines above it
+_PLACES = [(side, lines) for reach in (5, 25, 60) for lines in (0, 1, -1, 2, -2, 3, -3) for side in (reach, -reach)]
 
 
 def plot_classes(out: str | Path, registry: str | Path = "data/classes") -> Path:
@@ -53,7 +57,7 @@ def plot_classes(out: str | Path, registry: str | Path = "data/classes") -> Path
     axis.margins(0.12)
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
-    _spread(labels, figure)
+    spread(labels, figure)
     axis.set_title(f"{len(head)} classes: first two principal components of their unit vectors "
                    f"({100 * shares[:2].sum():.0f} % of the variance)", fontsize=10)
     axis.set_xlabel(f"component 1 ({100 * shares[0]:.0f} %)")
@@ -79,19 +83,42 @@ def plane(rows_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points_C2, values**2 / total if total else np.zeros_like(values)
 
 
-def _spread(labels: "list[Annotation]", figure: "Figure") -> None:
-    """Move each label to where it covers no point and no label before it: beside its point, then a line up or down."""
+def spread(labels: "list[Annotation]", figure: "Figure") -> None:
+    """Move each label to where it covers no point and no label before it, or as little of them as can be.
+
+    Beside its point, then some lines up or down; from two lines on, and where it is further away, a thin line leads to
+    its point.
+    """
     from matplotlib.transforms import Bbox
 
     renderer = figure.canvas.get_renderer()
     centres = [label.axes.transData.transform(label.xy) for label in labels]
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres]
     for label in labels:
-        places = [(side, lines) for lines in (0, 1, -1, 2, -2) for side in (5, -5)]
-        for side, lines in places:
-            label.set_position((side, 3 + lines * label.get_fontsize()))
-            label.set_horizontalalignment("left" if side > 0 else "right")
+        best = None
+        for side, lines in _PLACES:
+            _place(label, side, lines)
             box = label.get_window_extent(renderer)
-            if not box.count_overlaps(taken):
+            covered = sum(_common_area(box, other) for other in taken)
+            if best is None or covered < best[0]:
+                best = covered, side, lines, box
+            if not covered:
                 break
+        _, side, lines, box = best
+        _place(label, side, lines)
+        if abs(side) > 5 or abs(lines) > 1:
+            label.axes.annotate("", label.xy, xytext=label.get_position(), textcoords="offset points", zorder=1,
+                                arrowprops={"arrowstyle": "-", "color": "#aaaaaa", "linewidth": 0.5})
         taken.append(box)
+
+
+def _place(label: "Annotation", side: int, lines: int) -> None:
+    label.set_position((side, 3 + lines * label.get_fontsize()))
+    label.set_horizontalalignment("left" if side > 0 else "right")
+
+
+def _common_area(one: "Bbox", other: "Bbox") -> float:
+    """Square pixels that two boxes share."""
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return max(width, 0.0) * max(height, 0.0)

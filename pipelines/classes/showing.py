@@ -33,7 +33,8 @@ def list_classes(registry: str | Path) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    print(f"{there.path}: {len(heads):,} classes, width {heads[0].dim}, space {(heads[0].space or 'unknown')[:15]}")
+    print(f"{there.path}: {len(heads):,} class{'es' * (len(heads) != 1)}, width {heads[0].dim}, space "
+          f"{(heads[0].space or 'unknown')[:15]}")
 
 
 def show_class(name: str, registry: str | Path, nearest: int = 5) -> None:

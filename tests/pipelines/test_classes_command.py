@@ -9,6 +9,8 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -25,7 +27,7 @@ from ovd.vocabulary.splits import Split
 from pipelines.classes import read_settings
 from pipelines.classes.adding import add_classes
 from pipelines.classes.origins import Origin
-from pipelines.classes.plotting import plane
+from pipelines.classes.plotting import plane, spread
 from pipelines.classes.showing import directions
 from pipelines.cli import main
 
@@ -233,6 +235,18 @@ def test_export_writes_one_file_that_gives_the_same_logits(registry, run, tmp_pa
     assert "has no class 'zebr'" in run("export", str(tmp_path / "x.pth"), "zebr")[2]
 
 
+def test_labels_of_near_classes_lie_beside_each_other():
+    figure = Figure(figsize=(8, 6))
+    axes = figure.add_subplot()
+    FigureCanvasAgg(figure)
+    labels = [axes.annotate(f"a long class name {number}", (0.5 + number / 300, 0.5 + number % 3 / 100), fontsize=8,
+                            textcoords="offset points", xytext=(5, 3)) for number in range(9)]
+    figure.draw_without_rendering()
+    spread(labels, figure)
+    boxes = [label.get_window_extent() for label in labels]
+    assert not any(one.count_overlaps(boxes[:number]) for number, one in enumerate(boxes))
+
+
 def test_the_picture_shows_the_plane_of_the_largest_variance(registry, run, tmp_path):
     assert "a plane needs three or more" in run("plot", str(tmp_path / "few.png"))[2]
     run("add", "apple", "pear $", "--device", "cpu")
@@ -241,6 +255,7 @@ def test_the_picture_shows_the_plane_of_the_largest_variance(registry, run, tmp_
     first = (tmp_path / "plot.png").read_bytes()
     run("plot", str(tmp_path / "plot.png"))
     assert (tmp_path / "plot.png").read_bytes() == first
+    assert "1 class left" in run("remove", *load_classes(registry).names[1:])[1]
     rows = np.random.default_rng(0).normal(size=(30, 6)) * [5, 3, 1, 1, 1, 1]
     points, shares = plane(rows)
     values, vectors = np.linalg.eigh(np.cov(rows.T))

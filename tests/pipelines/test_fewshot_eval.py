@@ -21,6 +21,7 @@ from ovd.fewshot.shots import ShotSet
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.class_registry import ClassRegistry
 from pipelines.class_codes import class_codes
+from pipelines.classes.origins import Origin
 from pipelines.fewshot_eval import Plan, fewshot_eval
 from pipelines.test import evaluate
 
@@ -167,7 +168,8 @@ def test_codes_of_boxes_go_into_a_registry_that_a_detector_takes(world, tmp_path
              "device": "cpu", "calibration_images": 6}
     one = class_codes(CONFIG, world / "detector.pth", out=tmp_path / "own", shots=2, classes=NOVEL[:1], with_base=True,
                       **where)
-    assert one.names == ("red disc",) and one.provenance[0]["checkpoint"].startswith("sha256:")
+    assert one.names == ("red disc",) and one.provenance[0]["made_by"]["weights"].startswith("sha256:")
+    assert "checkpoint" not in Origin.of(one.provenance[0]).sources  # that is for rows of a trained classifier
     before = ClassRegistry(tmp_path / "own").head()
     class_codes(CONFIG, world / "detector.pth", out=tmp_path / "own", shots=2, classes=NOVEL[1:], method="prototype",
                 **where)

@@ -344,6 +344,19 @@ def _die_at(step: int) -> None:
         setattr(os, name, dying(getattr(os, name)))
 
 
+def test_a_damaged_list_of_classes_costs_no_class(registry):
+    files = sorted(registry.path.glob("*.safetensors"))
+    Manifest.path(registry.path).write_text('{"a":')
+    for action in (registry.head, lambda: registry.add(made("new")), lambda: registry.remove("zebra")):
+        with pytest.raises(UserError, match=r"the list of the classes is damaged.*another registry"):
+            action()
+    assert files and sorted(registry.path.glob("*.safetensors")) == files
+    other = ClassRegistry(registry.path.parent / "other")
+    for file in files:
+        other.add(ClassHead.load(file))
+    assert len(other.names) == len(files)
+
+
 def test_a_class_of_an_empty_registry_is_not_looked_for(tmp_path):
     for action in ("get", "remove"):
         with pytest.raises(UserError, match="a registry without classes; add one with ovd classes add NAME"):
