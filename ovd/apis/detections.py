@@ -91,14 +91,25 @@ class Detections:
             rle = None if self.rles is None else self.rles[index]
             return Detection(self.classes[self.labels[index]], float(self.scores[index]), self.boxes[index],
                              int(self.labels[index]), rle)
-        rows = np.arange(len(self))[np.asarray(index, dtype=None if len(self) else bool)
-                                    if isinstance(index, list) and not index else index]
+        rows = np.arange(len(self))[np.zeros(0, int) if isinstance(index, list) and not index else index]
         return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], labels=self.labels[rows],
                        rles=None if self.rles is None else tuple(self.rles[row] for row in rows))
 
     def above(self, threshold: float) -> "Detections":
         """Those with a score of ``threshold`` or more."""
         return self[self.scores >= np.float32(threshold)]
+
+    def one_per_object(self, overlap: float = 0.6) -> "Detections":
+        """Less those that overlap a better one more than ``overlap`` (IoU), whatever their classes: for pictures.
+
+        >>> twice = Detections([[0, 0, 50, 50], [0, 0, 49, 50]], [0.9, 0.8], [0, 1], ("star", "heart"), (100, 100))
+        >>> twice.one_per_object().names
+        ['star']
+        """
+        import torch
+        from torchvision.ops import nms
+
+        return self[nms(torch.from_numpy(self.boxes), torch.from_numpy(self.scores), overlap).numpy()]
 
     def masks(self) -> np.ndarray:
         """The masks, bool ``[N, H, W]``.

@@ -15,9 +15,10 @@ from ovd.apis.evidence import prepare_steps
 from ovd.apis.lessons import Lessons
 from ovd.apis.model_file import ModelFile
 from ovd.apis.parts import Parts
+from ovd.apis.recipes import is_recipe, trained_detector
 from ovd.apis.words import Words
 from ovd.clip.towers import load_clip
-from ovd.engine.config import load_config, resolve_types
+from ovd.engine.config import load_config, parse_options, resolve_types
 from ovd.engine.inference import load_detector
 from ovd.engine.launch import quiet
 from ovd.errors import UserError
@@ -36,7 +37,7 @@ def load(model: str | os.PathLike = DEMO, checkpoint: str | os.PathLike | None =
 
     Args:
         model: ``"demo"``, the project's own small model; a file of ``ovd export-model``; a config, with
-            ``checkpoint``; or a recipe, whose detector is taken from its work_dir.
+            ``checkpoint``; or a recipe that was run, whose (first) detector is taken from its work directory.
         checkpoint: Of the config's model.
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         vocabulary: As for :meth:`Detector.set_vocabulary`; None for the model's own classes (LVIS's 1203 for a config
@@ -48,13 +49,23 @@ def load(model: str | os.PathLike = DEMO, checkpoint: str | os.PathLike | None =
     """
     quiet()
     place = chosen_device(device)
+    if model == DEMO and not DEMO_FILE.is_file():
+        raise UserError(f"{DEMO_FILE}: the demo model is not there: install the project from its repository, or name a "
+                        "model file")
     path = Path(DEMO_FILE if model == DEMO else model)
     if path.suffix == ".safetensors":
         if checkpoint is not None:
             raise UserError(f"{path}: is a model in one file, which takes no checkpoint beside it")
         parts = from_file(path, place)
+    elif is_recipe(path) and checkpoint is None:
+        training = trained_detector(path)
+        given = options if isinstance(options, Mapping) else parse_options(options)
+        cfg = load_config(training.config, {**parse_options(training.options), **given},
+                          data_root or training.data_root)
+        parts = from_config(cfg, training.checkpoint, place)
     else:
         if checkpoint is None:
+            load_config(path)  # says what is wrong with it
             raise UserError(f"{path}: a config needs its checkpoint: ovd.load({str(path)!r}, CHECKPOINT)")
         parts = from_config(load_config(path, options, data_root), checkpoint, place)
     detector = Detector(parts)
