@@ -20,6 +20,7 @@ from ovd.errors import UserError, nearest
 
 # subcommand -> (module in this package, what it does)
 STAGES = {
+    "doctor": ("doctor", "look at the installation, the machine and the data, and say what is missing"),
     "shapes": ("shapes", "render the embedded benchmark"),
     "shapes-clip": ("shapes_clip", "train the small CLIP of the embedded benchmark"),
     "voc-to-coco": ("voc_to_coco", "convert PASCAL VOC's XML annotations into a COCO-style json"),
@@ -34,6 +35,7 @@ STAGES = {
     "head-surgery": ("head_surgery", "change the classes of a trained detector, by name"),
     "train": ("train", "train a detector or a proposal network"),
     "test": ("test", "evaluate a checkpoint"),
+    "detect": ("detect", "find things in your own pictures, by words or example boxes"),
     "evaluate": ("evaluate", "evaluate a file of detections"),
     "class-codes": ("class_codes", "make classes from a few boxes with a trained detector"),
     "fewshot-eval": ("fewshot_eval", "evaluate classes that are added by name, by boxes, or by both"),
