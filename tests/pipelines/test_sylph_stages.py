@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tiny_world import write_world
 
 from ovd.engine.checkpoints import read_checkpoint
 from ovd.errors import UserError
+from ovd.fewshot.detection.detector import ShotDetector
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.class_registry import ClassRegistry
 from ovd.stores.manifest import Manifest
@@ -84,6 +86,13 @@ def test_rows_of_base_classes_do_not_go_with_a_tower_that_was_trained_without_th
     class_codes(CONFIG, trained("fp"), out=tmp_path / "codes", shots=1, **where(world, "fp"))  # added ones need none
     with pytest.warns(UserWarning, match="not of the features"):
         evaluate(CONFIG, trained("fp"), data_root=world, work_dir=tmp_path / "test", device="cpu", options=FP)
+
+
+def test_a_detector_that_is_fine_tuned_on_shots_is_sent_to_ovd_test():
+    other = object.__new__(ShotDetector)
+    other.model, other.cfg, other.vector_reader = torch.nn.Identity(), SimpleNamespace(filename="tfa.py"), None
+    with pytest.raises(UserError, match=r"tfa\.py: Identity takes no added classes.*evaluated by ovd test"):
+        other.base_head(BASE)
 
 
 def test_boxes_of_ones_own_need_no_annotations_of_the_dataset(world, trained, tmp_path):

@@ -82,6 +82,9 @@ class ShotDetector:
         if shots is not None:
             return self.features(shots.select(names)).head(shots.k)
         head = self.model.base_head() if hasattr(self.model, "base_head") else self.known
+        if head is None and self.vector_reader is None:
+            raise UserError(f"{self.cfg.filename}: {type(self.model).__name__} takes no added classes: give a ViLD or "
+                            "FCOS detector of this project; one that was fine-tuned on shots is evaluated by ovd test")
         if head is None:
             raise UserError(f"{self.cfg.filename}: the detector has no classes yet: set class_head in the config, or "
                             "pass --class-head")
