@@ -1,4 +1,4 @@
-"""What is installed, what the machine has, what data is there; for a config or recipe what is missing and what makes it.
+"""What is installed, what the machine has, what data is there; what a config or recipe lacks, and what makes that.
 
   ovd doctor                                    versions, devices, operators, disk, data
   ovd doctor configs/vild/vild_r50_fpn_coco_48_17.py --data-root /data/coco
@@ -136,6 +136,7 @@ def examine(files: Sequence[str | Path] = (), *, data_root: str | Path | None = 
 
 def _weights(paths: Sequence[Path], known: dict[str, Any], data: "dict[str, list[Finding]]") -> "list[Finding]":
     """Weights files: which CLIP each is, and what was made with it."""
+    from ovd.engine.doctor.data import described_file
     from ovd.engine.doctor.findings import Finding, short, size
 
     if not paths:
@@ -150,8 +151,7 @@ def _weights(paths: Sequence[Path], known: dict[str, Any], data: "dict[str, list
         facts = known.get(str(path), {} if "error" not in known else {"error": known["error"]})
         length = size(path.stat().st_size)
         if "does not say which model" in facts.get("error", ""):
-            result.append(Finding(path.name, f"weights, {length}; do not say of which model (a CLIP's: name it with "
-                                             "--model)"))
+            result.append(described_file(path))
         elif "error" in facts:
             result.append(Finding(path.name, facts["error"].removeprefix("UserError: ").removeprefix(f"{path}: "),
                                   "broken", "fetch it again", facts))

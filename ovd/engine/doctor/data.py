@@ -207,6 +207,19 @@ def look_at_head(path: Path) -> Finding:
                    + (f", CLIP {short(clip)}" if clip else ""), facts=facts)
 
 
+def described_file(path: Path) -> Finding:
+    """Weights that are no CLIP's: a detector that was exported as one file, or a part of a model."""
+    length = size(path.stat().st_size)
+    try:
+        with safe_open(path, "np") as file:
+            record = (file.metadata() or {}).get("ovd_model")
+    except (SafetensorError, OSError):
+        record = None
+    if record is None:
+        return Finding(path.name, f"weights, {length}; do not say of which model (a CLIP's: name it with --model)")
+    return Finding(path.name, f"a detector in one file, {length}")
+
+
 def look_at_registry(path: Path) -> Finding:
     """A registry of classes that were added one by one."""
     try:

@@ -46,8 +46,8 @@ def devices(found: dict[str, Any]) -> list[Finding]:
     if "error" in found:
         return [Finding("torch", f"cannot be loaded ({found['error']})", "broken", "make setup", found)]
     torch = f"{found['torch']}, built for " + (f"CUDA {found['cuda_build']}" if found["cuda_build"] else "processors")
-    findings = [Finding("torch", f"{torch}; {found['threads']} thread{'s' * (found['threads'] > 1)}", facts={k: found[k] for k in
-                                                                                ("torch", "cuda_build", "driver")})]
+    findings = [Finding("torch", f"{torch}; {found['threads']} thread{'s' * (found['threads'] > 1)}",
+                        facts={key: found[key] for key in ("torch", "cuda_build", "driver")})]
     for number, device in enumerate(found["devices"]):
         text = (f"{device['name']}, capability {device['capability']}, {size(device['free'])} of "
                 f"{size(device['memory'])} free, driver {found['driver'] or 'unknown'}")
