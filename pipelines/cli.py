@@ -52,6 +52,7 @@ STAGES = {
     "store": ("store", "check, describe, merge, export and import stores"),
     "fewshot-study": ("fewshot_study", "write the results of a recipe that compares ways to add classes"),
     "report": ("report", "write the report page of runs, or of a recipe"),
+    "serve": ("serve", "serve a page: pictures, words and boxes in a browser"),
     "run": ("recipe", "run a recipe: a chain of stages"),
 }
 

@@ -1,0 +1,176 @@
+"""The first tab: a picture, words, boxes of new classes, a threshold."""
+
+import time
+from typing import Any
+
+import gradio as gr
+
+from ovd.apis import Detector
+from ovd.errors import UserError
+from ovd.web.board import Board, data_url, drawn_boxes
+from ovd.web.chips import Chips, Thumbs
+from ovd.web.desk import Desk, Desks
+from ovd.web.downloads import Download, json_file, png_file
+from ovd.web.events import guarded, taken
+from ovd.web.scenes import Example
+from ovd.web.uploads import Limits
+from ovd.web.words import chips, notice, summary, table, typed_names, written
+
+THRESHOLD = 0.3
+
+
+class DetectTab:
+    """Builds the tab within ``gr.Blocks``, and answers its events.
+
+    Args:
+        desks: What visitors work with.
+        detector: Shared by all; read only.
+        examples: Pictures to choose from; none where the detector knows nothing of them.
+        limits, folder: Of uploads, and where the framework puts them.
+    """
+
+    def __init__(self, desks: Desks, detector: Detector, examples: list[Example], limits: Limits, folder: str) -> None:
+        self.desks, self.examples, self.limits, self.folder = desks, examples, limits, folder
+        self.own = len(detector.own_names)
+        self.has_masks = detector.has_masks
+
+    def build(self) -> None:
+        """The components and their events."""
+        with gr.Row(elem_classes="bench"):
+            with gr.Column(scale=3, min_width=320):
+                board = Board(elem_id="picture", field="upload", paste=True,
+                                   empty="Drop a picture here, or choose one below.")
+                said = gr.HTML(elem_id="notice")
+                with gr.Row(elem_classes="source"):
+                    upload = gr.UploadButton("Choose your picture", elem_id="upload", size="md", min_width=180,
+                                             scale=0, variant="primary" if not self.examples else "secondary",
+                                             file_types=["image"])
+                    thumbs = Thumbs(pictures=[data_url(one.picture.pixels) for one in self.examples],
+                                    elem_id="examples", visible=bool(self.examples), min_width=200)
+            with gr.Column(scale=2, min_width=320):
+                words = gr.Textbox(label="Look for", lines=2, max_lines=8, elem_id="words", submit_btn=False,
+                                        placeholder=f"zebra, traffic cone, …  (empty: the {self.own:,} classes that "
+                                                    "the model knows)")
+                with gr.Row(elem_classes="buttons"):
+                    find = gr.Button("Find", variant="primary", elem_id="find", min_width=90)
+                    every = gr.Button(f"All {self.own:,} known classes", elem_id="every", min_width=150,
+                                      visible=bool(self.own))
+                threshold = gr.Slider(0.02, 0.98, THRESHOLD, step=0.01, label="Threshold", elem_id="threshold",
+                                           info="lowest score that is shown")
+                masks = gr.Checkbox(True, label="Masks", visible=self.has_masks, elem_id="masks")
+                listed = Chips(elem_id="classes")
+                with gr.Group(elem_id="teach"):
+                    gr.HTML('<p class="how"><b>Teach a new class by example.</b> Drag a box around one on the picture '
+                            "(more boxes are better), name it, add it.</p>", padding=True)
+                    with gr.Row(elem_classes="buttons"):
+                        name = gr.Textbox(show_label=False, label="Name of the new class", container=False, scale=3,
+                                          placeholder="Its name", elem_id="class-name", min_width=120)
+                        teach = gr.Button("Add class", elem_id="add", scale=1, min_width=110)
+                    by_word = gr.Checkbox(True, label="The name is a word that describes it", elem_id="by-word",
+                                          container=False)
+        found = gr.HTML(elem_id="found")
+        with gr.Row(elem_classes="buttons downloads"):
+            as_json = gr.Button("Save as JSON", size="sm", elem_id="save-json", scale=0, min_width=150)
+            as_png = gr.Button("Save the picture", size="sm", elem_id="save-png", scale=0, min_width=150)
+        download = Download(elem_id="download")
+
+        view = [board, said, listed, found]
+        how = [threshold, masks]
+        quiet = {"show_progress": "hidden"}
+        gr.context.Context.root_block.load(guarded(self.enter, 5), how, [*view, words], api_name="enter", **quiet)
+        thumbs.pick(guarded(self.example, 5), [thumbs, words, *how], [*view, words],
+                    api_name="example", **quiet)
+        upload.upload(guarded(self.upload, 4), [upload, *how], view, api_name="upload", show_progress="minimal",
+                      show_progress_on=board)
+        gr.on([find.click, words.submit], guarded(self.find, 4), [words, *how], view, api_name="find",
+              show_progress="minimal", show_progress_on=said)
+        every.click(guarded(self.every, 5), how, [*view, words], api_name="every", **quiet)
+        gr.on([threshold.input, masks.input], guarded(self.look, 4), how, view, api_name="threshold",
+              trigger_mode="always_last", **quiet)
+        listed.remove(guarded(self.remove, 5), how, [*view, words], api_name="remove_chip", **quiet)
+        gr.on([teach.click, name.submit], guarded(self.teach, 7),
+              [name, board, by_word, *how], [*view, words, name, board], api_name="teach",
+              show_progress="minimal", show_progress_on=said)
+        as_json.click(guarded(self.save_json, 2), how, [download, said], api_name="json", **quiet)
+        as_png.click(guarded(self.save_png, 2), how, [download, said], api_name="png", **quiet)
+
+    def enter(self, threshold: float, masks: bool, request: gr.Request) -> list[Any]:
+        """A visitor comes: the first example is on the table, or nothing."""
+        desk = self.desks.of(request.session_hash)
+        if not self.examples:
+            return [gr.update(src="", turn=desk.shown), notice("Choose a picture to begin."), chips(desk, None), "", ""]
+        return self._example(desk, 0, "", threshold, masks)
+
+    def example(self, number: int, words: str, threshold: float, masks: bool, request: gr.Request) -> list[Any]:
+        """An example picture was chosen; its words come with it unless the visitor has typed others."""
+        return self._example(self.desks.of(request.session_hash), number, words, threshold, masks)
+
+    def _example(self, desk: Desk, number: int, words: str, threshold: float, masks: bool) -> list[Any]:
+        if not isinstance(number, int) or not 0 <= number < len(self.examples):
+            raise UserError("There is no such example.")
+        chosen = self.examples[number]
+        names = typed_names(words)
+        if not names or any(names == one.names for one in self.examples):
+            names = chosen.names
+        desk.show(chosen.picture)
+        desk.choose(names)
+        return [*self._view(desk, threshold, masks), written(names)]
+
+    def upload(self, path: str, threshold: float, masks: bool, request: gr.Request) -> list[Any]:
+        """A picture was uploaded. Its file is deleted as soon as it is read."""
+        desk = self.desks.of(request.session_hash)
+        desk.show(taken(path, self.folder, self.limits))
+        return self._view(desk, threshold, masks, desk.picture.note)
+
+    def find(self, words: str, threshold: float, masks: bool, request: gr.Request) -> list[Any]:
+        """Other words."""
+        desk = self.desks.of(request.session_hash)
+        desk.choose(typed_names(words))
+        return self._view(desk, threshold, masks)
+
+    def every(self, threshold: float, masks: bool, request: gr.Request) -> list[Any]:
+        """The model's own classes."""
+        desk = self.desks.of(request.session_hash)
+        desk.choose([])
+        return [*self._view(desk, threshold, masks), ""]
+
+    def look(self, threshold: float, masks: bool, request: gr.Request) -> list[Any]:
+        """Another threshold."""
+        return self._view(self.desks.of(request.session_hash), threshold, masks)
+
+    def remove(self, event: gr.EventData, threshold: float, masks: bool, request: gr.Request) -> list[Any]:
+        """A class was crossed out."""
+        desk = self.desks.of(request.session_hash)
+        desk.remove(str(event.name))
+        return [*self._view(desk, threshold, masks), self._words(desk)]
+
+    def teach(self, name: str, boxes: Any, by_word: bool, threshold: float, masks: bool,
+              request: gr.Request) -> list[Any]:
+        """A class of the boxes that were drawn."""
+        desk = self.desks.of(request.session_hash)
+        count = desk.teach(name, drawn_boxes(boxes), by_word)
+        note = f"“{' '.join(name.split())}” is known from {count} box{'es' * (count > 1)} now."
+        board, *others = self._view(desk, threshold, masks, note)
+        return [{**board, "turn": time.time()}, *others, self._words(desk), ""]
+
+    def save_json(self, threshold: float, masks: bool, request: gr.Request) -> list[Any]:
+        """What is shown, as json."""
+        desk = self.desks.of(request.session_hash)
+        return [json_file(desk.found(threshold, masks), desk.picture), gr.skip()]
+
+    def save_png(self, threshold: float, masks: bool, request: gr.Request) -> list[Any]:
+        """The picture that is shown."""
+        desk = self.desks.of(request.session_hash)
+        return [png_file(desk.found(threshold, masks), desk.picture), gr.skip()]
+
+    def _words(self, desk: Desk) -> str:
+        words = desk.words
+        return "" if tuple(words) == desk.detector.own_names else written(words)
+
+    def _view(self, desk: Desk, threshold: float, masks: bool, note: str = "") -> list[Any]:
+        found = desk.found(threshold, masks)
+        seen = ", ".join(found.names[:8]) or "nothing"
+        board = gr.update(src=data_url(found.plot()), turn=desk.shown, alt=f"{desk.picture.name}: {seen}")
+        return [board, summary(found, note), chips(desk, found), table(found)]
+
+

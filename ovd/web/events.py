@@ -1,0 +1,54 @@
+"""Events of the page: what goes wrong in them becomes a sentence on it."""
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ovd.errors import UserError
+from ovd.web.uploads import Limits, Picture, read_upload
+from ovd.web.words import notice
+
+_FAILED = "Something went wrong here. The terminal in which ovd serve runs says what."
+
+
+def guarded(answer: Callable[..., list[Any]], outputs: int, at: int = 1) -> Callable[..., list[Any]]:
+    """An event's answer; where that fails, all outputs stay as they are but number ``at``, which says why."""
+
+    @functools.wraps(answer)
+    def guard(*args: Any, **options: Any) -> list[Any]:
+        try:
+            return answer(*args, **options)
+        except UserError as error:
+            said = sentence(str(error))
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            said = _FAILED
+        unchanged = [gr.skip() for _ in range(outputs)]
+        unchanged[at] = notice(said, wrong=True)
+        return unchanged
+
+    return guard
+
+
+def sentence(text: str) -> str:
+    """An error's text with a capital letter and a full stop."""
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?", ")")) else text + "."
+
+
+def taken(path: str | None, folder: str | Path, limits: Limits) -> Picture:
+    """An uploaded picture, whose file is deleted.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    if not path:
+        raise UserError("Choose a picture first.")
+    picture = read_upload(path, folder, limits)
+    Path(path).unlink(missing_ok=True)
+    return picture

@@ -1,0 +1,59 @@
+"""Serves the page: a port that is free, limits on what comes in, no files from the disk, a clean end."""
+
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+
+from ovd.errors import UserError
+from ovd.web.gate import Gate
+from ovd.web.look import CSS, theme
+
+TRIED_PORTS = 50
+_SPARE = 1_000_000  # bytes of a request beside the file in it
+
+
+def make_app(page: gr.Blocks, file_bytes: int) -> FastAPI:
+    """The page as an application; nothing in it comes from another machine or from this one's disk."""
+    app = FastAPI(openapi_url=None)
+    gr.mount_gradio_app(app, page, path="/", footer_links=[], run_history=False, show_error=False, ssr_mode=False,
+                        max_file_size=file_bytes, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme(),
+                        css=CSS, app_kwargs={"openapi_url": None})
+    app.add_middleware(Gate, most_bytes=file_bytes + _SPARE)
+    return app
+
+
+def free_port(host: str, port: int) -> socket.socket:
+    """A socket bound to a port, or to the next one that is free.
+
+    Raises:
+        UserError: None is free, or the host is not this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    last = min(port + TRIED_PORTS, 65536)
+    for number in range(port, last):
+        bound = socket.socket(family)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, number))
+            bound.listen()
+            return bound
+        except PermissionError:
+            bound.close()
+            raise UserError(f"--port {number}: is for the system; choose one from 1024 on") from None
+        except OSError as error:
+            bound.close()
+            if isinstance(error, socket.gaierror) or error.errno == 99:
+                raise UserError(f"--host {host}: is no address of this machine ({error.strerror})") from None
+    raise UserError(f"--port {port}: none of the ports {port} to {last - 1} is free")
+
+
+def serve(app: FastAPI, bound: socket.socket) -> None:
+    """Answer until Ctrl-C."""
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[bound])
