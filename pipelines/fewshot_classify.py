@@ -259,9 +259,9 @@ def _texts(path: str, objects: "EmbeddedObjects") -> "np.ndarray":
 
 
 def _class_head(path: str, objects: "EmbeddedObjects") -> "ClassHead":
-    from ovd.stores.class_heads import ClassHead
+    from ovd.stores.class_registry import load_classes
 
-    head = ClassHead.load(path)
+    head = load_classes(path)
     try:
         return head.select(objects.names).check(objects.dim, objects.space.get("clip"))
     except UserError as error:

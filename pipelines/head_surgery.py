@@ -88,9 +88,11 @@ def head_surgery(checkpoint: Path, out: Path, *, split: str | None = None, class
     _check(method, out, {"novel_checkpoint": novel_checkpoint, "class_head": class_head}, split, part)
     sources = {key: path for key, path in (("checkpoint", checkpoint), ("novel_checkpoint", novel_checkpoint),
                                            ("class_head", class_head)) if path is not None}
-    for path in sources.values():
-        if not Path(path).is_file():
+    for key, path in sources.items():
+        if not Path(path).is_file() and not (key == "class_head" and Path(path).is_dir()):  # a registry is a folder
             raise UserError(f"{path}: no such file")
+        if out.exists() and out.samefile(path):
+            raise UserError(f"--out {out}: is the file that is read; name another one")
     targets = _targets(split, classes, part)
     given, novel_given = _names(names), _names(novel_names)
     config = {"classes": targets, "method": method, "names": given, "novel_names": novel_given,
@@ -174,11 +176,11 @@ def _row_source(method: str, head: "ClassHeadLayers", novel_checkpoint: Path | N
     from ovd.engine.checkpoints import read_checkpoint
     from ovd.engine.head_surgery import RandomRows, RowsOfCheckpoint, find_class_layers
     from ovd.engine.rows_from_names import PredictedRows
-    from ovd.stores.class_heads import ClassHead
+    from ovd.stores.class_registry import load_classes
 
     if method == "random":
         return RandomRows(seed)
     if method == "combine":
         other = find_class_layers(read_checkpoint(novel_checkpoint), novel_names, str(novel_checkpoint))
         return RowsOfCheckpoint(other, str(novel_checkpoint))
-    return PredictedRows(head, ClassHead.load(class_head)) if method == "text" else None
+    return PredictedRows(head, load_classes(class_head)) if method == "text" else None

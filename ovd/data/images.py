@@ -25,8 +25,12 @@ class Photo:
     width: int
 
 
-def check_image_file(path: str | os.PathLike) -> None:
-    """Raise UserError when the image ``path`` is missing, empty, cut off or no image; cheap for JPEG and PNG."""
+def check_image_file(path: str | os.PathLike, or_else: str = ", or pass --on-error skip to leave it out") -> None:
+    """Raise UserError when the image ``path`` is missing, empty, cut off or no image; cheap for JPEG and PNG.
+
+    Args:
+        or_else: What else than copying it again helps with a damaged one.
+    """
     path = Path(path)
     try:
         with open(path, "rb") as file:
@@ -44,4 +48,4 @@ def check_image_file(path: str | os.PathLike) -> None:
             image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         what = "not an image" if isinstance(error, UnidentifiedImageError) else "cut off or damaged"
-        raise UserError(f"{path}: {what}; copy it again, or pass --on-error skip to leave it out") from error
+        raise UserError(f"{path}: {what}; copy it again{or_else}") from error

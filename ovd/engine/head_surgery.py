@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ovd.errors import UserError, nearest
-from ovd.vocabulary.classes import canonical
+from ovd.vocabulary.classes import canonical, spelling
 
 # last part of a layer's name -> rows a class; these of mmdet's heads and ours have rows by class
 ROWS_A_CLASS = {"fc_cls": 1, "cls_logits": 1, "conv_cls": 1, "fc_reg": 4, "conv_logits": 1}
@@ -245,8 +245,15 @@ def operate(head: ClassHeadLayers, names: Sequence[str], source: RowSource | Non
     wanted = [canonical(name) for name in names]
     if not names:
         raise UserError("no class is left: name at least one")
-    if twice := [name for name, one in zip(names, wanted) if wanted.count(one) > 1]:
-        raise UserError(f"class {twice[0]!r} is named twice; name every class once")
+    spelled: dict[str, str] = {}
+    for name in names:
+        if first := spelled.get(spelling(name)):
+            raise UserError(f"class {first!r} is named twice, the second time as {name!r}; name every class once")
+        spelled[spelling(name)] = name
+    for name in head.names:
+        other = spelled.get(spelling(name), name)
+        if canonical(other) != canonical(name):
+            raise UserError(f"the checkpoint has the class {name!r}, another spelling of {other!r}; write it as there")
     made = tuple(name for name, one in zip(names, wanted) if one not in known)
     if made and source is None:
         raise UserError(f"the checkpoint has no class {made[0]!r}{nearest(made[0], head.names)}")

@@ -48,12 +48,14 @@ def check_record(shot: "Shot", name: str, record: "Annotation | None", names: Ma
 
 
 def image_sizes(images: Iterable[str], root: Path, named_in: str | None = None) -> dict[str, tuple[int, int]]:
-    """Width and height of images below ``root``, from their headers; UserError for one that cannot be read.
+    """Width and height of images below ``root``, from their headers; UserError for one that is missing or cut off.
 
     Args:
         named_in: The file that names the images, for the message.
     """
     from PIL import Image
+
+    from ovd.data.images import check_image_file
 
     sizes, where = {}, f", which {named_in} names" if named_in else ""
     for image in sorted(images):
@@ -65,4 +67,5 @@ def image_sizes(images: Iterable[str], root: Path, named_in: str | None = None) 
                             "in") from None
         except OSError as error:
             raise UserError(f"{root / image}: is not a readable image ({error}); fetch it again") from None
+        check_image_file(root / image, "")
     return sizes

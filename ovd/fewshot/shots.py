@@ -198,7 +198,7 @@ class ShotSet:
     def check(self, image_root: str | Path) -> None:
         """Check that every image is there, has the size that is known of it, and has its boxes inside; else UserError.
 
-        Reads the images' headers only.
+        Reads the first and last bytes of the images.
         """
         file = self.info.get("file")
         sizes = image_sizes({shot.image for shot in self.shots()}, Path(image_root), file)

@@ -227,3 +227,14 @@ def test_sizes_that_are_not_known_are_read(tmp_path):
     Picture.new("RGB", (120, 90)).save(tmp_path / "f/1.jpg")
     image = shots.to_annotations(tmp_path).images[0]
     assert (image.width, image.height) == (120, 90)
+
+
+def test_an_image_that_was_cut_off_is_seen_before_work_is_spent(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    Picture.fromarray(picture).save(tmp_path / "a.jpg", quality=95)
+    shots = ShotSet({"gadget": (Shot("a.jpg", 1, (2, 3, 30, 20)),)})
+    shots.check(tmp_path)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole[:len(whole) * 2 // 3])
+    with pytest.raises(UserError, match=r"a\.jpg: cut off or damaged; copy it again$"):
+        shots.check(tmp_path)

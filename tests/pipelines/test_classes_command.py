@@ -239,8 +239,8 @@ def test_labels_of_near_classes_lie_beside_each_other():
     figure = Figure(figsize=(8, 6))
     axes = figure.add_subplot()
     FigureCanvasAgg(figure)
-    labels = [axes.annotate(f"a long class name {number}", (0.5 + number / 300, 0.5 + number % 3 / 100), fontsize=8,
-                            textcoords="offset points", xytext=(5, 3)) for number in range(9)]
+    labels = [axes.annotate(f"a long class name {number}", (0.5 + number / 800, 0.5 + number % 3 / 100), fontsize=8,
+                            textcoords="offset points", xytext=(5, 3)) for number in range(10)]
     figure.draw_without_rendering()
     spread(labels, figure)
     boxes = [label.get_window_extent() for label in labels]

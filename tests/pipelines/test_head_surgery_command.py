@@ -10,6 +10,7 @@ import torch
 from ovd.engine.checkpoints import read_checkpoint
 from ovd.errors import UserError
 from ovd.stores.class_heads import ClassHead
+from ovd.stores.class_registry import ClassRegistry
 from ovd.stores.manifest import Manifest
 from ovd.vocabulary.splits import Split
 from pipelines.head_surgery import head_surgery
@@ -71,6 +72,17 @@ def test_rows_from_names(files):
     operation = head_surgery(files / "base.pth", files / "text.pth", split=str(files / "split.json"), method="text",
                              class_head=files / "head.safetensors")
     assert operation.made == NOVEL and operation.kind == "text" and rows(files / "text.pth").isfinite().all()
+    ClassRegistry(files / "registry").add(ClassHead.load(files / "head.safetensors"))
+    head_surgery(files / "base.pth", files / "again.pth", split=str(files / "split.json"), method="text",
+                 class_head=files / "registry")
+    assert torch.allclose(rows(files / "again.pth"), rows(files / "text.pth"), atol=1e-6)
+
+
+def test_the_checkpoint_that_is_read_is_not_overwritten(files):
+    before = (files / "base.pth").read_bytes()
+    with pytest.raises(UserError, match="is the file that is read; name another one"):
+        head_surgery(files / "base.pth", files / "base.pth", classes=("ant", "gnu"), overwrite=True)
+    assert (files / "base.pth").read_bytes() == before
 
 
 def test_names_of_a_checkpoint_that_does_not_carry_them(files):
@@ -88,6 +100,8 @@ def test_names_of_a_checkpoint_that_does_not_carry_them(files):
     ({"split": "other.json"}, r"has no row for 2 base classes of split .*other\.json, the first is 'antelope'"),
     ({"split": "split.json", "part": "all", "method": "combine"}, "--method combine needs --novel-checkpoint FILE"),
     ({"classes": ("ant",), "class_head": "head.safetensors"}, "--class-head: belongs to --method text"),
+    ({"classes": ("gnu", "Gnu")}, "class 'gnu' is named twice, the second time as 'Gnu'"),
+    ({"classes": ("Ant",)}, "the checkpoint has the class 'ant', another spelling of 'Ant'; write it as there"),
     ({"classes": ("ant",), "part": "novel"}, "--part: belongs to --split"),
     ({"classes": ("ant",), "out": "x.safetensors"}, r"name a \.pth file"),
     ({"classes": ("ant",), "checkpoint": "absent.pth"}, r"absent\.pth: no such file"),
