@@ -73,7 +73,7 @@ class DetectionRunner(Runner):
         # mmengine shares logs and message hubs between runners of one name; its own has a resolution of one second
         name = f"{Path(cfg.filename or 'run').stem}_{next(_RUNNERS)}"
         return cls(device=device, model=cfg.model, work_dir=cfg.work_dir, launcher=launcher,
-                   cfg=RecordedConfig(cfg.to_dict(), filename=cfg.filename),
+                   cfg=RecordedConfig({**cfg.to_dict(), "config_file": cfg.filename}, filename=cfg.filename),
                    experiment_name=name,
                    resume=cfg.get("resume", False), env_cfg=cfg.get("env_cfg", {}),
                    randomness=cfg.get("randomness", {"seed": None}), default_scope=cfg.get("default_scope", "mmdet"),

@@ -18,7 +18,7 @@ from ovd.evaluation.run_results import ClassFigures, ImageScore, RunResults, pic
 from ovd.evaluation.runs import Run, read_run, runs_below
 
 MOST_STUDIED = 8  # runs whose detections are looked into
-MOST_PANELS = 4  # runs that stand side by side in a picture
+MOST_PANELS = 3  # runs that stand side by side in a picture
 RECALL_IMAGES = 2000
 JPEG_QUALITY = 82
 

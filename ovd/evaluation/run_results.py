@@ -112,9 +112,10 @@ class RunResults:
         order = np.argsort(-scores, kind="stable")
         correct = np.cumsum(np.concatenate([right for _, right in self._shown.values()])[order])
         f1 = 2 * correct / (np.arange(1, len(order) + 1) + len(self.verdicts.objects))
+        ranked = np.append(scores[order], 0.0)
+        f1[ranked[:-1] == ranked[1:]] = -1  # equal scores are shown together
         best = int(f1.argmax())
-        below = scores[order[best + 1]] if best + 1 < len(order) else 0.0
-        return float((scores[order[best]] + below) / 2)
+        return float((ranked[best] + ranked[best + 1]) / 2)
 
     def curves(self, group: str, threshold: int = 0) -> np.ndarray | None:
         """Precision ``[101]`` at recalls 0, 0.01, ..., 1, mean over a group's classes; None without objects.

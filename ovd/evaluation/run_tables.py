@@ -118,10 +118,12 @@ def class_table(report: RunReport) -> str:
         rows.append(f"<tr>{''.join(cells)}</tr>")
     table = ('<div class="scroll tall"><table class="sortable"><thead><tr>' + "".join(head)
              + f'</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
-    note = ("A click on a heading sorts. Taken for: by detections that score "
-            f"{shown[-1].results.threshold:.2f} or more"
-            + ("." if single else f" of {escape(shown[-1].title)}; change: from {escape(shown[0].title)} to "
-               f"{escape(shown[-1].title)}."))
+    left_out = len(report.studied) - len(shown)
+    note = (f"The first {len(shown)} of {len(report.studied)} runs. " if left_out else "") + (
+        "A click on a heading sorts. Taken for: by detections that score "
+        f"{shown[-1].results.threshold:.2f} or more"
+        + ("." if single else f" of {escape(shown[-1].title)}; change: from {escape(shown[0].title)} to "
+           f"{escape(shown[-1].title)}."))
     return f'{table}\n<p class="note">{note}</p>'
 
 
@@ -244,12 +246,15 @@ def _spread(value: float | None, deviation: float | None) -> str:
 
 
 def _flatten(value: Any, path: str = "") -> Iterable[tuple[str, str]]:
+    """(dotted key, value) of every setting; a step of a pipeline goes by its type, not by its place."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _flatten(item, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
-        for index, item in enumerate(value):
-            yield from _flatten(item, f"{path}.{index}")
+        names = [str(item["type"]).rpartition(".")[2] if isinstance(item, Mapping) and "type" in item else str(index)
+                 for index, item in enumerate(value)]
+        for index, (name, item) in enumerate(zip(names, value)):
+            yield from _flatten(item, f"{path}.{name if names.count(name) == 1 else index}")
     else:
         yield path, str(value)
 

@@ -161,7 +161,7 @@ class Run:
             found.append(Missing(f"figures; and detections: figures {of_detections}", test))
         elif self.detections is None and not added:
             found.append(Missing(f"detections: figures {of_detections}", test))
-        if self.annotations is None:
+        if self.annotations is None and self._setting("val_ann") != "-":
             found.append(Missing(f"the annotations of the test set ({self._setting('val_ann')})",
                                  f"ovd build-zsl --split {self._setting('split')}{where}"))
         if self.proposals is None and "rpn_head" in self.config["model"]:
@@ -209,7 +209,7 @@ def read_run(work_dir: str | os.PathLike) -> Run:
         folder, _name(folder), _status(log, trained, checkpoint, _evaluated(config, metrics, fewshot)),
         _settings(trained or config, manifest, log),
         fingerprints, manifest.flags if manifest else {}, config or None, manifest.config if manifest else None,
-        _config_file(configs[-1][0], folder, stages) if configs else None, metrics,
+        _config_file(configs, folder, stages), metrics,
         _json_lines(folder / "results.jsonl"), log, checkpoint,
         _first(*(folder / name for name in DETECTIONS)), **_truth(config, folder),
         proposals=_named(config, "proposal_store_val", folder), regions=regions, region_annotations=region_annotations,
@@ -249,7 +249,8 @@ def _recipe_status(recipe: Recipe) -> str:
     counts: dict[str, int] = {}
     for stage in recipe.stages.values():
         counts[stage.status] = counts.get(stage.status, 0) + 1
-    return ", ".join(f"{count} stages {status}" for status, count in counts.items()) or "no stage has run"
+    return ", ".join(f"{count} stage{'s' * (count != 1)} {status}"
+                     for status, count in counts.items()) or "no stage has run"
 
 
 def _recipe_settings(recipe: Recipe) -> list[tuple[str, str]]:
@@ -265,8 +266,17 @@ def _configs(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     return found or [(path.stem, read_saved_config(path)) for path in own]
 
 
-def _config_file(stem: str, folder: Path, stages: Mapping[str, StageTimes]) -> Path | None:
-    """The config's own file: the one that a recipe's command names, or the only one of its name; else the copy here."""
+def _config_file(configs: Sequence[tuple[str, Mapping[str, Any]]], folder: Path,
+                 stages: Mapping[str, StageTimes]) -> Path | None:
+    """The config's own file: what the run says, else the one that a recipe's command names or the only one of its name;
+    where none of them is there, the copy in the folder."""
+    if not configs:
+        return None
+    stem, config = configs[-1]
+    recorded = Path(str(config.get("config_file") or ""))
+    if recorded.is_file():
+        here = Path.cwd()
+        return recorded.relative_to(here) if recorded.is_absolute() and recorded.is_relative_to(here) else recorded
     named = {Path(word) for stage in stages.values() for word in stage.command if Path(word).name == f"{stem}.py"}
     found = sorted(path for path in named or Path("configs").rglob(f"{stem}.py") if path.is_file()) if stem else []
     own = sorted(folder.glob("*.py"))
@@ -398,7 +408,7 @@ def _regions(config: Mapping[str, Any], folder: Path) -> tuple[Path | None, Path
     """The region store and its annotations, of the test set where there is one."""
     train = config.get("region_store")
     val = config.get("region_store_val")
-    if val is None and isinstance(train, str):
+    if val is None and isinstance(train, str) and "train" in Path(train).name:
         val = str(Path(train).with_name(Path(train).name.replace("train", "val")))
     for store, annotations in ((val, "val_ann"), (train, "train_ann")):
         found = _named({**config, "store": store}, "store", folder)
