@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ovd.data.rgb import load_rgb
+from ovd.data.rgb import load_rgb, to_rgb
 from ovd.errors import UserError
 
 ImageInput = str | os.PathLike | Image.Image | np.ndarray
@@ -37,7 +37,7 @@ def source_of(image: ImageInput) -> str | None:
 def read_rgb(image: ImageInput) -> np.ndarray:
     """The image as uint8 ``[H, W, 3]`` RGB.
 
-    Files are read as in training: an orientation in EXIF data is not applied, boxes are in the stored pixel grid. Of
+    Photos are turned as their EXIF data say, as viewers show them: boxes are in pixels of the upright image. Of
     transparent pixels the colour counts. An array that is RGB already is not copied.
 
     Raises:
@@ -47,12 +47,10 @@ def read_rgb(image: ImageInput) -> np.ndarray:
         path = Path(image)
         if not path.is_file():
             raise UserError(f"{path}: {'is a folder, not an image' if path.is_dir() else 'no such image'}")
-        return np.asarray(load_rgb(path))
+        return np.asarray(load_rgb(path, upright=True))
     if isinstance(image, Image.Image):
         try:
-            if image.mode.startswith("I;16"):  # Pillow would clip grey values of 16 bits
-                return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(to_rgb(image, upright=True))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             name = getattr(image, "filename", "") or "a PIL image"
             raise UserError(f"{name}: cut off or damaged ({str(error).splitlines()[0]}); copy it again") from None

@@ -4,18 +4,18 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ovd.errors import UserError
 
 
-def load_rgb(path: str | os.PathLike, width: int | None = None, height: int | None = None) -> Image.Image:
+def load_rgb(path: str | os.PathLike, width: int | None = None, height: int | None = None,
+             upright: bool = False) -> Image.Image:
     """Decode an image file to RGB.
 
-    An orientation in the file's EXIF data is not applied: COCO's boxes are in the pixel grid that the file stores.
-
     Args:
-        width, height: What the annotation file says; None not to compare.
+        width, height: What the annotation file says, of the pixel grid that the file stores; None not to compare.
+        upright: Turn the image as its EXIF data say, as viewers do. COCO's boxes are in the stored pixel grid.
 
     Raises:
         UserError: The file is missing, cut off, no image, or of another size than the annotation file says.
@@ -26,9 +26,7 @@ def load_rgb(path: str | os.PathLike, width: int | None = None, height: int | No
             if (width or image.width, height or image.height) != image.size:
                 raise UserError(f"{path}: is {image.width} x {image.height}, the annotation file says {width} x "
                                 f"{height}{_turned(image)}; correct one of them")
-            if image.mode.startswith("I;16"):  # Pillow would clip grey values of 16 bits; training reads the upper 8
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-            return image.convert("RGB")
+            return to_rgb(image, upright)
     except FileNotFoundError:
         raise UserError(f"{path}: no such image; check the image folder and the file names in the "
                         "annotations") from None
@@ -36,6 +34,15 @@ def load_rgb(path: str | os.PathLike, width: int | None = None, height: int | No
         raise UserError(f"{path}: not an image; replace it") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cut off or damaged ({str(error).splitlines()[0]}); copy it again") from None
+
+
+def to_rgb(image: Image.Image, upright: bool = False) -> Image.Image:
+    """A Pillow image in RGB; of transparent pixels the colour counts."""
+    if upright:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow would clip grey values of 16 bits; training reads the upper 8
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _turned(image: Image.Image) -> str:

@@ -3,8 +3,9 @@
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
+from ovd.apis.images import read_rgb
 from ovd.data.rgb import load_rgb
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
@@ -33,3 +34,18 @@ def test_of_an_animation_the_first_picture_is_taken(suffix, tmp_path):
     path, palette = tmp_path / f"image.{suffix}", Image.fromarray(PIXELS).quantize(16).convert("RGB")
     palette.save(path, save_all=True, append_images=[palette.rotate(180)])
     np.testing.assert_array_equal(np.asarray(load_rgb(path)), np.asarray(palette))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_turned_upright_where_asked(orientation, tmp_path):
+    path, exif = tmp_path / "photo.png", Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(PIXELS).save(path, exif=exif)
+    stored = PIXELS
+    upright = {1: stored, 2: stored[:, ::-1], 3: stored[::-1, ::-1], 4: stored[::-1], 5: stored.transpose(1, 0, 2),
+               6: np.rot90(stored, -1), 7: stored[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(stored)}[orientation]
+    np.testing.assert_array_equal(np.asarray(load_rgb(path)), stored)
+    np.testing.assert_array_equal(np.asarray(load_rgb(path, upright=True)), upright)
+    np.testing.assert_array_equal(read_rgb(path), upright)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(read_rgb(image), upright)
