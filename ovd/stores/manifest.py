@@ -168,7 +168,7 @@ class Manifest:
             raise UserError(f"{path}: cannot read ({error.strerror})") from error
         try:
             manifest = msgspec.json.decode(data, type=cls)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: not a manifest ({error}); delete it and run the stage again") from error
         if manifest.schema != SCHEMA:
             raise UserError(f"{path}: schema version {manifest.schema}, this version of ovd reads {SCHEMA}; "

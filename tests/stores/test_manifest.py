@@ -125,6 +125,13 @@ def test_a_broken_manifest_is_refused(artefact, text, message):
         Manifest.read(artefact)
 
 
+def test_a_manifest_that_is_no_text_is_refused(artefact):
+    path = Manifest.path(artefact)
+    path.write_bytes(path.read_bytes()[:40] + b"\xe5" + path.read_bytes()[41:])
+    with pytest.raises(UserError, match="not a manifest"):
+        Manifest.read(artefact)
+
+
 def test_up_to_date_only_if_everything_is_the_same(artefact):
     assert up_to_date(artefact, "class-embeddings", CONFIG, INPUTS)
     assert up_to_date(artefact, "class-embeddings", {**CONFIG, "scales": (1.0, 1.5)}, INPUTS), "a tuple is a list"

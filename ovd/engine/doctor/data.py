@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +67,18 @@ def _is_dataset(folder: Path) -> bool:
 
 def _dataset(folder: Path, clock: _Clock) -> list[Finding]:
     if _kind(folder) == "class_registry":
-        return [look_at_registry(folder)]
+        return [safely(look_at_registry, folder)]
     found: list[Finding] = []
     try:
         files = sorted(file for place in (folder, folder / "annotations") if place.is_dir()
                        for file in place.glob("*.json") if not _is_manifest(file))
-        found += [look_at_annotations(file, clock) for file in files[:MOST] if not _is_something_else(file)]
+        found += [safely(look_at_annotations, file, clock) for file in files[:MOST] if not _is_something_else(file)]
         found += list(_images(folder))
         stores = list(_stores(folder, DEPTH))
-        found += [look_at_store(store, clock.deep) for store in stores[:MOST]]
+        found += [safely(look_at_store, store, clock.deep) for store in stores[:MOST]]
         heads = sorted(folder.glob("class_heads/*.safetensors")) + sorted(folder.glob("*.safetensors"))
-        found += [look_at_head(head) for head in heads[:MOST]]
-        found += [look_at_registry(path.parent) for path in sorted(folder.glob("*/manifest.json"))
+        found += [safely(look_at_head, head) for head in heads[:MOST]]
+        found += [safely(look_at_registry, path.parent) for path in sorted(folder.glob("*/manifest.json"))
                   if (path.parent / "plan.json").exists() is False and _kind(path.parent) == "class_registry"]
     except OSError as error:
         found.append(Finding(str(folder), f"cannot be read ({error})", "broken"))
@@ -88,6 +88,14 @@ def _dataset(folder: Path, clock: _Clock) -> list[Finding]:
         found.append(Finding("CLIPs", f"stores and class heads of {len(clips)} CLIPs are side by side: {told}; those "
                              "of different ones do not go together", "note"))
     return found
+
+
+def safely(look: Callable[..., Finding], path: Path, *arguments: Any) -> Finding:
+    """What a look at a file finds; a file that is broken in a way that nobody thought of is a finding too."""
+    try:
+        return look(path, *arguments)
+    except Exception as error:
+        return Finding(path.name, f"cannot be looked at ({type(error).__name__}: {_without(error, path)})", "broken")
 
 
 def _is_manifest(file: Path) -> bool:

@@ -11,7 +11,14 @@ from mmengine.config import Config
 
 from ovd.data.annotations import image_path, load_images
 from ovd.engine.config import load_config, walk
-from ovd.engine.doctor.data import count_images, look_at_annotations, look_at_head, look_at_registry, look_at_store
+from ovd.engine.doctor.data import (
+    count_images,
+    look_at_annotations,
+    look_at_head,
+    look_at_registry,
+    look_at_store,
+    safely,
+)
 from ovd.engine.doctor.findings import Finding
 from ovd.engine.doctor.makers import Makers
 from ovd.engine.preflight import (
@@ -86,13 +93,13 @@ def _input(entry: Input, made_elsewhere: Sequence[str | Path]) -> Finding:
             return Finding(name, f"{where}is made by an earlier stage", facts=facts)
         return Finding(name, f"{where}is not there", "missing", facts=facts)
     if entry.kind == "ann_file":
-        found = look_at_annotations(entry.path)
+        found = safely(look_at_annotations, entry.path)
     elif entry.kind in STORES:
-        found = look_at_store(entry.path)
+        found = safely(look_at_store, entry.path)
         if found.state == "note":  # unfinished
             found.state = "missing"
     elif entry.kind == "class_head":
-        found = look_at_registry(entry.path) if entry.path.is_dir() else look_at_head(entry.path)
+        found = safely(look_at_registry if entry.path.is_dir() else look_at_head, entry.path)
     else:
         found = Finding(name, "is there")
     return Finding(name, where + found.text, found.state, found.remedy if found.state == "broken" else "",
@@ -159,6 +166,6 @@ def _together(cfg: Config, inputs: list[Input]) -> Finding:
         check_inputs(inputs)
         check_crops(cfg, inputs)
         check_class_heads(cfg.model)
-    except UserError as error:
-        return Finding("together", str(error), "broken")
+    except Exception as error:  # of files that are broken in ways that a first look does not see
+        return Finding("together", str(error) or type(error).__name__, "broken")
     return Finding("together", "all inputs are there and fit together")
