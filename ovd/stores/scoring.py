@@ -79,12 +79,13 @@ def independent_probabilities(logits_NK: Tensor, is_reference_K: Tensor) -> Tens
 
     No column beside the reference changes another, to the bit on a CPU.
     """
-    reference = logits_NK[:, is_reference_K]
-    if not reference.shape[1]:
+    inside, outside = is_reference_K.nonzero()[:, 0], (~is_reference_K).nonzero()[:, 0]
+    if not len(inside):
         return logits_NK.softmax(dim=-1)
-    result_NK = sigmoid(logits_NK - reference.logsumexp(dim=-1, keepdim=True))
-    result_NK[:, is_reference_K] = reference.softmax(dim=-1)
-    return result_NK
+    reference = logits_NK.index_select(1, inside)
+    others = logits_NK.index_select(1, outside) - reference.logsumexp(dim=-1, keepdim=True)
+    together = torch.cat([reference.softmax(dim=-1), sigmoid(others)], dim=1)
+    return together.index_select(1, torch.cat([inside, outside]).argsort())
 
 
 def _plain(x_ND: Tensor, weights_BMD: Tensor, counts_B: Tensor, norm: str, reduce: str, beta: float | None,
