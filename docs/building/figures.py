@@ -1,6 +1,7 @@
 """Draw the figures that explain: python docs/building/figures.py [FOLDER [NAME ...]] (docs/images, all of them)."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,6 +122,32 @@ def first_steps() -> "Image":
     return both
 
 
+def looking() -> "Image":
+    """A file of proposals that is shifted by one image, as ``ovd show`` draws it."""
+    import pickle
+
+    import numpy as np
+    from PIL import Image
+
+    from ovd.data.annotations import load_annotations
+    from ovd.data.boxes import corners
+    from pipelines.cli import main as command
+
+    before = Path.cwd()
+    with TemporaryDirectory() as folder:
+        os.chdir(folder)
+        command(["shapes", "--data-root", ".", "--train", "12", "--val", "4", "--workers", "1"])
+        truth = "annotations/instances_train.json"
+        objects = load_annotations(truth)
+        boxes = [corners([one.bbox for one in objects.by_image()[image.id]]) for image in objects.images]
+        rows = [np.c_[each, np.full(len(each), 0.9)].astype(np.float32) for each in boxes]
+        Path("shifted.pkl").write_bytes(pickle.dumps(rows[1:] + rows[:1]))
+        command(["show", "proposals", "--store", "shifted.pkl", "--order", "json", "--annotations", truth,
+                 "--image-root", "train2017", "--images", "3", "--out", "."])
+        os.chdir(before)
+        return Image.open(f"{folder}/proposals.png").convert("RGB")
+
+
 def _figure(width: float, height: float) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -161,7 +188,7 @@ def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float], c
                                               "shrinkA": 1, "shrinkB": 1})
 
 
-FIGURES = {"distillation": distillation, "prompts": prompts, "first_steps": first_steps}
+FIGURES = {"distillation": distillation, "prompts": prompts, "first_steps": first_steps, "looking": looking}
 
 
 def main(folder: Path, names: Sequence[str] = ()) -> None:
