@@ -68,8 +68,10 @@ class SupportVectors:
         """The first ``k`` vectors of each class (all of a class that has fewer)."""
         if k < 1:
             raise UserError(f"{k} shots of each class: needs one or more")
-        labels = self.class_of_S.tolist()
-        keep = torch.tensor([labels[:row].count(label) < k for row, label in enumerate(labels)])
+        taken, keep = [0] * len(self.names), torch.zeros(len(self.class_of_S), dtype=torch.bool)
+        for row, label in enumerate(self.class_of_S.tolist()):
+            keep[row] = taken[label] < k
+            taken[label] += 1
         return replace(self, vectors_SD=self.vectors_SD[keep], class_of_S=self.class_of_S[keep],
                        provenance=tuple(first_boxes(origin, k) for origin in self.provenance))
 
