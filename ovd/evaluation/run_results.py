@@ -11,13 +11,14 @@ from ovd.data.annotations import Image, image_path
 from ovd.errors import UserError
 from ovd.evaluation.average_precision import SIZES, Detections, GroundTruth, class_ap, groups_of
 from ovd.evaluation.comparison import Instances, clearest, draw_verdicts, found_objects
-from ovd.evaluation.error_breakdown import Verdicts, judge
+from ovd.evaluation.error_breakdown import IGNORED, VERDICTS, Verdicts, judge
 from ovd.evaluation.exhibits import decode_masks, groups_by_label
 from ovd.evaluation.runs import Run
 from ovd.evaluation.saved_detections import load_detections
 from ovd.vocabulary.splits import Split, get_split
 
 LARGE = 300_000_000  # bytes of a detections file whose masks are left out
+MOST_RANKED = 5000  # images
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,12 @@ class RunResults:
 
     @cached_property
     def _shown(self) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """Image -> the scores of its clearest detections, best first, and whether each names an object right."""
+        """Image -> the scores of its clearest detections, best first, and whether each names an object right.
+
+        Of more than :data:`MOST_RANKED` images every n-th.
+        """
         shown = {}
-        for image_id in self.image_ids:
+        for image_id in self.image_ids[::-(-len(self.image_ids) // MOST_RANKED) or 1]:
             truth, found = self.objects(image_id), self.found(image_id)
             found = found[clearest(found, 0.0, limit=100)]
             at = found_objects(found, truth)
@@ -111,7 +115,8 @@ class RunResults:
             return 0.5
         order = np.argsort(-scores, kind="stable")
         correct = np.cumsum(np.concatenate([right for _, right in self._shown.values()])[order])
-        f1 = 2 * correct / (np.arange(1, len(order) + 1) + len(self.verdicts.objects))
+        objects = sum(len(self._records.get(image_id, ())) for image_id in self._shown)
+        f1 = 2 * correct / (np.arange(1, len(order) + 1) + objects)
         ranked = np.append(scores[order], 0.0)
         f1[ranked[:-1] == ranked[1:]] = -1  # equal scores are shown together
         best = int(f1.argmax())
@@ -148,7 +153,10 @@ class RunResults:
                              float(masks[i]), taken.get(i, ("", 0))) for i in labels]
 
     def ranked_images(self) -> list[ImageScore]:
-        """Every image with objects, from the worst to the best; with more objects, of equal ones, towards the ends."""
+        """The images with objects (of more than 5000 every n-th), from the worst to the best.
+
+        Of equal ones, those with more errors come first, and those with more right last.
+        """
         rows = []
         for image_id, (scores, right) in self._shown.items():
             objects, shown = len(self._records.get(image_id, ())), int((scores >= self.threshold).sum())
@@ -173,12 +181,13 @@ class RunResults:
                          masks=decode_masks(shapes, size) if masks and all(shapes) else None)
 
     def found(self, image_id: int, masks: bool = False) -> Instances:
-        """The detections of an image."""
+        """The detections of an image that count: not those in crowds, nor (LVIS) of classes it was not searched for."""
         found: Detections = self.detections
         start, end = np.searchsorted(found.image_ids, [image_id, image_id + 1])
+        rows = start + np.flatnonzero(self.verdicts.verdict[start:end] != VERDICTS.index(IGNORED))
         size = self.truth.images[image_id]["height"], self.truth.images[image_id]["width"]
-        shapes = found.masks[start:end] if masks and found.masks is not None else None
-        return Instances(found.boxes[start:end], found.labels[start:end], found.scores[start:end],
+        shapes = [found.masks[row] for row in rows] if masks and found.masks is not None else None
+        return Instances(found.boxes[rows], found.labels[rows], found.scores[rows],
                          None if shapes is None else decode_masks(shapes, size))
 
     def file_name(self, image_id: int) -> str:

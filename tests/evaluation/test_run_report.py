@@ -166,6 +166,33 @@ def test_a_broken_file_is_named_and_the_rest_is_shown(world, tmp_path):
     assert "detections.json is cut or no json" in render_runs(report)
 
 
+def test_lvis_has_rare_common_and_frequent_classes_and_leaves_out_what_was_not_looked_for(tmp_path):
+    names = BASE + NOVEL
+    data = write_world(tmp_path / "data", BASE, NOVEL, frequencies=dict(zip(names, "ffcrr")))
+    path = data / "annotations/val.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["neg_category_ids"] = []  # of no class is it known that an image has none
+    path.write_text(json.dumps(content))
+    inside = tmp_path / "run" / "20300101_000000" / "vis_data"
+    inside.mkdir(parents=True)
+    evaluator = "protocol='lvis', ann_file='annotations/val.json'"
+    (inside / "config.py").write_text(CONFIG.format(data=data).replace("ann_file='annotations/val.json'", evaluator))
+    absent = [{"image_id": image["id"], "category_id": c, "bbox": [1, 1, 9, 9], "score": 0.9}
+              for image in content["images"] for c in range(5)
+              if not any(a["image_id"] == image["id"] and a["category_id"] == c for a in content["annotations"])]
+    right = [{"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 0.8}
+             for a in content["annotations"]]
+    (tmp_path / "run" / "detections.json").write_text(json.dumps(absent + right))
+    report = gather([tmp_path / "run"], scenes=1)
+    results = report.exhibits[0].results
+    assert [row.frequency for row in sorted(results.class_rows(), key=lambda row: names.index(row.name))] == [*"ffcrr"]
+    assert {"rare", "common", "frequent"} <= set(results.costs())
+    assert all(row.wrong == 0 for row in results.ranked_images())
+    html = render_runs(report)
+    assert "r / c / f" in html and 'aria-label="rare"' in html
+
+
 def test_folders_that_cannot_be_compared_are_refused(world, tmp_path):
     with pytest.raises(UserError, match="named twice"):
         gather([world / "right", world / "right"])
