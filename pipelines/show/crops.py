@@ -20,7 +20,8 @@ from pipelines.show.sheets import panels_of, write_sheets
 HEIGHT = 150  # pixels of a crop in the picture
 SAME = 0.5  # IoU from which a region is one of an object
 CHECKED = 200  # images whose stored embeddings are asked for the names of their objects
-AGREE = 0.95  # cosine that stored and computed embeddings of a crop have at least; int8 and half precision keep 0.999
+AGREE = 0.95  # cosine that stored and computed embeddings of a crop have at least, in the median
+ALIKE = 0.998  # and if made alike: half precision and int8 keep 0.9998, another kind of crop leaves 0.99
 BETTER_THAN_CHANCE = 5.0  # times
 
 
@@ -155,6 +156,9 @@ def _embeddings(source: Regions, found: dict[int, Found], chosen: list[Chosen], 
             findings.wrong.append(f"{source.store.path}: its embeddings are not those of these crops (cosine "
                                   f"{np.median(agree):.2f}): they belong to other boxes or images, or were made with "
                                   "another recipe; make the store again with ovd embed-regions")
+        elif np.median(agree) < ALIKE:
+            findings.notes.append(f"{source.store.path}: its embeddings were made of slightly other crops (cosine "
+                                  f"{np.median(agree):.4f}): of another recipe or image files than these")
     return rows
 
 
