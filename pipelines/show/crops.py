@@ -81,8 +81,8 @@ def show_crops(request: Request, store: str | Path | None = None, annotated: boo
                  legend=[(VERMILION, "the region in its image; beside it the crops; below: cosine, and the share of it "
                           "among all classes. Red: the object has another name")])
     return findings.report("the object whole in the first crop, and its surroundings in the second; names that fit "
-                           "what you see. Right crops with wrong names mean a weak CLIP or wrong classes, crops of nothing "
-                           "mean wrong boxes")
+                           "what you see. Right crops with wrong names mean a weak CLIP or wrong classes, crops of "
+                           "nothing mean wrong boxes")
 
 
 def choose_regions(image_id: int, found: Found, data: Dataset, number: int, wanted: set[str]) -> list[Chosen]:
