@@ -4,13 +4,14 @@ Shapes: Q queries, E example boxes, D width.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from ovd.clip.crops import CropRecipe
 from ovd.clip.levels import Objects
@@ -71,12 +72,7 @@ def example_rows(clip: ClipModel, store: RegionStore,
         UserError: a picture that cannot be read, a box that does not fit; a store that does not say how its crops were
             made.
     """
-    made = store.manifest.config
-    if not isinstance(made.get("recipe"), dict):
-        raise UserError(f"{store.path}: does not say how its regions were cropped, so example boxes cannot be cropped "
-                        "alike: search it by text")
-    recipe = CropRecipe(**{key: made["recipe"][key] for key in ("kind", "scales", "rounding", "min_size")})
-    encoder = Objects(store, recipe, None, made.get("masked_attention", False), made.get("upsample", 1)).encoder(clip)
+    encoder = example_encoder(clip, store)
     rows = []
     for file, box in examples:
         image = load_rgb(file)
@@ -86,6 +82,20 @@ def example_rows(clip: ClipModel, store: RegionStore,
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
     return unit_rows(np.concatenate(rows))
+
+
+def example_encoder(clip: ClipModel, store: RegionStore) -> Callable[[Image.Image, np.ndarray], np.ndarray]:
+    """What embeds boxes ``[E, 4]`` of an RGB picture, in its pixels, as the store's regions were embedded.
+
+    Raises:
+        UserError: a store that does not say how its crops were made.
+    """
+    made = store.manifest.config
+    if not isinstance(made.get("recipe"), dict):
+        raise UserError(f"{store.path}: does not say how its regions were cropped, so example boxes cannot be cropped "
+                        "alike: search it by text")
+    recipe = CropRecipe(**{key: made["recipe"][key] for key in ("kind", "scales", "rounding", "min_size")})
+    return Objects(store, recipe, None, made.get("masked_attention", False), made.get("upsample", 1)).encoder(clip)
 
 
 def blended(texts_QD: np.ndarray, example_D: np.ndarray, text_weight: float) -> np.ndarray:

@@ -31,7 +31,7 @@ def contact_sheet(title: str, subtitle: str, tiles: Iterable[Tile], columns: int
 
     One image at a time is in memory where ``tiles`` makes them as it goes.
     """
-    pictures = [(_picture(tile, side), tile.caption, tile.note) for tile in tiles]
+    pictures = [(tile_picture(tile, side), tile.caption, tile.note) for tile in tiles]
     columns = max(1, min(columns, len(pictures)))
     lines = -(-len(pictures) // columns)
     width = max(2 * MARGIN + columns * (side + GAP) - GAP, 2 * MARGIN + 3 * side)
@@ -56,8 +56,8 @@ def file_stem(text: str, otherwise: str) -> str:
     return re.sub(r"[\W_]+", "-", text.lower()).strip("-")[:60].rstrip("-") or otherwise
 
 
-def _picture(tile: Tile, side: int) -> Image.Image:
-    """The square about the box, which is framed; it stays within the image where that is large enough."""
+def tile_picture(tile: Tile, side: int) -> Image.Image:
+    """The square about the box, which is framed, ``side`` pixels wide; it stays within the image where that allows."""
     from ovd.clip.crops import CropRecipe, crop_windows  # not above: it brings torch along
 
     x1, y1, x2, y2 = tile.box
