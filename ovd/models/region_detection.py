@@ -187,7 +187,7 @@ class RegionDetection:
                 sample.pred_one_label = voted
             self._classify_gt(logits, opinion_NC, batch_data_samples, [len(boxes) for boxes in gt_boxes])
         if self.with_mask:
-            self._add_masks(x, metas, results, rescale)
+            results = self._with_masks(x, metas, results, rescale)
         else:
             for result, meta in zip(results, metas):
                 result.bboxes = _rescaled(result.bboxes, meta) if rescale else result.bboxes

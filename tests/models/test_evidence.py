@@ -53,6 +53,32 @@ def test_base_detections_are_the_same_bits_whatever_is_added(build, batch, kind)
             assert (result.labels >= len(SPLIT.base)).any(), "the others have a budget of their own"
 
 
+@pytest.mark.parametrize("kind", BASES)
+def test_masks_of_base_classes_are_made_in_a_pass_without_what_is_added(build, batch, kind, monkeypatch):
+    """The same bits for every mask, though other regions in a pass change the rounding of its products."""
+    detector = make(build, kind, scores="independent", max_per_img=7)
+    together, add_masks = [], detector.roi_head._add_masks
+
+    def spy(x, metas, results, rescale):
+        together.append([result.bboxes.clone() for result in results])
+        add_masks(x, metas, results, rescale)
+
+    monkeypatch.setattr(detector.roi_head, "_add_masks", spy)
+    found = []
+    for added in ((), SPLIT.novel):
+        detector.set_class_head(make_head((*SPLIT.base, *added)))
+        together.clear()
+        results = detect(detector, test_batch(batch))
+        found.append((together[0], results))
+    (alone_boxes, alone), (boxes, beside) = found
+    assert all(torch.equal(one, other) for one, other in zip(alone_boxes, boxes, strict=True))
+    for before, after in zip(alone, beside):
+        base = after.pred_instances[after.pred_instances.labels < len(SPLIT.base)]
+        assert len(base) and len(base) < len(after.pred_instances)
+        for key in ("bboxes", "scores", "labels", "masks"):
+            assert torch.equal(torch.as_tensor(base[key]), torch.as_tensor(before.pred_instances[key]))
+
+
 def test_boxes_are_embedded_as_proposals_are(build, batch):
     detector = make(build, "both")
     data = detector.data_preprocessor(batch(), False)
