@@ -42,6 +42,7 @@ class Desk:
         self.detector.reset_vocabulary()
         self.lock = threading.RLock()
         self.picture: Picture | None = None
+        self.sample: Picture | None = None  # of the search
         self.shown = 0  # how often a picture was put here
         self.taught: dict[str, Taught] = {}
         self._evidence: Evidence | None = None
@@ -135,10 +136,11 @@ class Desk:
 
     @property
     def memory(self) -> int:
-        """Bytes of the pictures that are kept: the one on the desk, and those with example boxes."""
+        """Bytes of the pictures that are kept: those that are looked at, and those with example boxes."""
         kept = {id(pixels): pixels for taught in tuple(self.taught.values()) for pixels, _ in taught.examples}
-        if self.picture is not None:
-            kept[id(self.picture.pixels)] = self.picture.pixels
+        for picture in (self.picture, self.sample):
+            if picture is not None:
+                kept[id(picture.pixels)] = picture.pixels
         return sum(pixels.nbytes for pixels in kept.values())
 
     def detector_name(self, name: str) -> str | None:

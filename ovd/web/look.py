@@ -25,6 +25,14 @@ table.found th, table.found td { padding: .34rem .7rem; text-align: right; white
 table.found th { font-weight: 600; font-size: .88rem; }
 table.found th:first-child, table.found td:first-child { text-align: left; padding-left: 0; }
 table.found i { display: inline-block; width: 10px; height: 10px; margin-right: 8px; border-radius: 50%; }
+.explain { max-width: 46rem; padding: 6px 2px; }
+.explain pre { padding: 10px 14px; border-radius: 8px; background: var(--background-fill-secondary); overflow-x: auto; }
+.regions { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 14px; }
+.regions figure { margin: 0; min-width: 0; }
+.regions img { width: 100%; height: auto; margin: 0; border-radius: 6px; display: block; }
+.regions figcaption { margin-top: 4px; font-size: 14px; line-height: 1.35; font-variant-numeric: tabular-nums; }
+.regions small { display: block; color: var(--body-text-color-subdued); overflow: hidden; text-overflow: ellipsis;
+  white-space: nowrap; }
 footer { display: none !important; }
 @media (max-width: 640px) { .gradio-container { padding: 10px 12px 40px !important; } .top h1 { font-size: 1.2rem; } }
 """
