@@ -54,6 +54,8 @@ def model_file(cfg: Config, checkpoint: str | os.PathLike, *, style: str = "vild
     for _, part in walk(config):
         if "class_head" in part:
             part.update(class_head=None, split=None, data_root="", embed_dim=head.dim)
+        if "diagnostics" in part:
+            part["diagnostics"] = False  # of annotated images
     config["train_cfg"] = None
     return ModelFile(config, [plain_config(step) for step in prepare_steps(cfg)], model.state_dict(), head, base, clip,
                      style, lessons, {"config": Path(cfg.filename).name, "checkpoint": Path(checkpoint).name})
