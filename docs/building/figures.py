@@ -101,6 +101,37 @@ def prompts() -> "Figure":
     return figure
 
 
+def class_sources() -> "Figure":
+    """How a class is made of a name, of boxes, or of both."""
+    figure = _figure(10.4, 4.2)
+    axes = _canvas(figure.subplots(), 104, 42)
+    _box(axes, 1, 30, 14, 8, "a name\n“traffic cone”", GREEN)
+    _box(axes, 21, 30, 18, 8, "prompts,\nCLIP's text tower", ORANGE)
+    _box(axes, 45, 30, 15, 8, "row of\nthe name", GREEN)
+    _box(axes, 1, 6, 14, 8, "k boxes\nin photos", BLUE)
+    _box(axes, 21, 6, 18, 8, "a vector a box\nCLIP, or the detector", ORANGE)
+    _box(axes, 45, 6, 15, 8, "row of the boxes\nmean, cache, fit", BLUE)
+    for y in (34, 10):
+        _arrow(axes, (15, y), (21, y))
+        _arrow(axes, (39, y), (45, y))
+    _box(axes, 66, 18, 16, 8, "both: weighed by\nk and by how well\nthe name fits", small=True)
+    _arrow(axes, (60, 31), (66, 25))
+    _arrow(axes, (60, 13), (66, 19))
+    _box(axes, 88, 6, 15, 32, "")
+    axes.text(95.5, 35, "class head", ha="center", fontsize=9.5, color=INK, weight="bold")
+    for number, (label, colour) in enumerate((("person", SOFT), ("car", SOFT), ("traffic cone", INK), ("...", SOFT))):
+        _box(axes, 89.5, 28.2 - 6 * number, 12, 4.6, label, {INK: GREEN}.get(colour, SOFT), small=True)
+    _arrow(axes, (82, 22), (89.5, 18.5), GREEN)
+    axes.plot([60, 84.5], [35.5, 35.5], color=SOFT, linewidth=1.2)
+    _arrow(axes, (84.4, 35.5), (89.3, 20.5))
+    axes.plot([60, 84.5], [8.5, 8.5], color=SOFT, linewidth=1.2)
+    _arrow(axes, (84.4, 8.5), (89.3, 16.2))
+    axes.text(71, 36.3, "by its name", ha="center", fontsize=8, color=GREEN)
+    axes.text(71, 6.2, "by its boxes", ha="center", fontsize=8, color=BLUE)
+    axes.text(95.5, 7.2, "other rows stay\nas they are", ha="center", fontsize=7.5, color=SOFT)
+    return figure
+
+
 def first_steps() -> "Image":
     """What docs/first_steps.md finds in two scenes: classes by words, and one by a box in the first of them."""
     from PIL import Image
@@ -188,7 +219,7 @@ def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float], c
                                               "shrinkA": 1, "shrinkB": 1})
 
 
-FIGURES = {"distillation": distillation, "prompts": prompts, "first_steps": first_steps, "looking": looking}
+FIGURES = {"distillation": distillation, "prompts": prompts, "class_sources": class_sources, "first_steps": first_steps, "looking": looking}
 
 
 def main(folder: Path, names: Sequence[str] = ()) -> None:

@@ -75,7 +75,7 @@ def test_the_references_do_not_depend_on_the_terminal():
 
 
 def test_figures_are_drawn(tmp_path):
-    names = ("distillation", "prompts")  # the others are of pages whose code runs in test_docs_run.py
+    names = ("class_sources", "distillation", "prompts")  # the others are of pages whose code runs in test_docs_run.py
     done = subprocess.run([sys.executable, BUILDING / "figures.py", tmp_path, *names], cwd=tmp_path, text=True,
                           capture_output=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
