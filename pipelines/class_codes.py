@@ -94,11 +94,14 @@ def class_codes(config: str | Path, checkpoint: str | Path, *, out: str | Path, 
     from ovd.fewshot.detection.detector import ShotDetector
     from ovd.fewshot.detection.evaluation import head_maker
     from ovd.fewshot.detection.methods import Method
+    from ovd.stores.atomic import check_writable
     from ovd.stores.class_registry import ClassRegistry
     from ovd.stores.manifest import fingerprint
     from pipelines.fewshot_inputs import ShotSource, split_of
 
     start = time.perf_counter()
+    if calibration_images < 0:
+        raise UserError(f"--calibration-images {calibration_images}: needs 0 or more")
     source = Method.parse(method).source
     if source is None or source != method:
         raise UserError(f"--method {method}: boxes alone make codes; name one source, such as codes or prototype, and "
@@ -106,6 +109,7 @@ def class_codes(config: str | Path, checkpoint: str | Path, *, out: str | Path, 
     if base_shots is not None and not with_base:
         raise UserError("--base-shots: is of the base classes that --with-base adds; pass both")
     registry = ClassRegistry(out)
+    check_writable(registry.path)
     begins = with_base and not registry.names
     cfg = load_config(config, options, data_root)
     resolve_types(cfg)

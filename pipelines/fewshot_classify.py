@@ -118,6 +118,7 @@ def fewshot_classify(sources: Sequence[str], *, heads: Sequence[str] = USUAL, wa
     from ovd.fewshot.episodic.episodes import check_numbers, sample_episodes
     from ovd.fewshot.episodic.heads import get_head
     from ovd.fewshot.episodic.sources import Sources
+    from ovd.stores.atomic import check_writable
     from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, publish
 
     start = time.perf_counter()
@@ -132,6 +133,8 @@ def fewshot_classify(sources: Sequence[str], *, heads: Sequence[str] = USUAL, wa
         check_numbers(way, shot, query, episodes, seed)
     if tune_episodes < 2:
         raise UserError(f"--tune-episodes {tune_episodes}: needs at least 2")
+    if out:
+        check_writable(out)
     objects, base, skipped = _objects(Sources(sources, **where), split, subset, classes, tune_on, tune_classes)
     few: list[str] = []
     if on_few == "skip":
@@ -143,8 +146,8 @@ def fewshot_classify(sources: Sequence[str], *, heads: Sequence[str] = USUAL, wa
     inputs = {"objects": objects.fingerprint(), **({} if base is None else {"base": base.fingerprint()})}
     texts = None
     if class_head is not None:
-        inputs["class_head"] = fingerprint(class_head)
         texts = [None if part is None else _texts(class_head, part) for part in (objects, base)]
+        inputs["class_head"] = fingerprint(class_head)
     config = {"heads": list(heads), "way": way, "shots": list(shots), "query": query, "episodes": episodes,
               "seed": seed, "classes": list(objects.names), "tune_classes": None if base is None else list(base.names),
               "tune_episodes": tune_episodes, "smoke": smoke, "skipped": skipped}

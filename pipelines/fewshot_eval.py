@@ -156,6 +156,7 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
     from ovd.fewshot.detection.evaluation import evaluate_methods
     from ovd.fewshot.detection.methods import Method
     from ovd.fewshot.detection.results import rows, table
+    from ovd.stores.class_registry import load_classes
     from ovd.stores.manifest import Manifest, current_or_remove, fingerprint
     from pipelines.fewshot_inputs import ShotSource, load_sets, made_up, of_config, split_of
 
@@ -174,6 +175,7 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
     base_boxes = source.draw_base(split.base, base_shots)
     inputs = {"checkpoint": fingerprint(checkpoint), "annotations": fingerprint(source.path)}
     if head_file is not None and head_file.exists():
+        load_classes(head_file)  # says what is wrong with a registry
         inputs["class_head"] = fingerprint(head_file)
     record = {"config": {"plan": asdict(plan), "shots": {str(seed): shots.hash for seed, shots in sets.items()},
                          **({} if base_boxes is None else {"base_shots": base_boxes.hash}), **_decisive(cfg)},

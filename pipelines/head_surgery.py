@@ -82,6 +82,7 @@ def head_surgery(checkpoint: Path, out: Path, *, split: str | None = None, class
     from ovd.engine.smoke import FLAG as SMOKE
     from ovd.engine.smoke import smoked
     from ovd.engine.smoke import warn as warn_of_smoke
+    from ovd.stores.class_registry import load_classes
     from ovd.stores.manifest import Manifest, current_or_remove, fingerprint, publish
 
     started = time.perf_counter()
@@ -97,6 +98,8 @@ def head_surgery(checkpoint: Path, out: Path, *, split: str | None = None, class
     given, novel_given = _names(names), _names(novel_names)
     config = {"classes": targets, "method": method, "names": given, "novel_names": novel_given,
               "seed": seed if method == "random" else None}
+    if class_head is not None:
+        load_classes(class_head)  # says what is wrong with a registry
     inputs = {key: fingerprint(path) for key, path in sources.items()}
     if current_or_remove(out, STAGE, config, inputs, overwrite):
         print(f"{out} is up to date")

@@ -133,6 +133,11 @@ def check_class_heads(model: dict) -> None:
         if part.get("embed_dim") and part["embed_dim"] != head.dim:
             raise UserError(f"{path} has width {head.dim}, but the model's embeddings have {part['embed_dim']}: make "
                             f"it with the CLIP that the model imitates, or set embed_dim={head.dim} and train again")
+        tower = part.get("feat_channels")  # of a detector whose classes are rows of its own
+        if tower and (tower != head.dim or "clip" in head.stats):
+            raise UserError(f"{path}: classes of width {head.dim}{' of a CLIP' * ('clip' in head.stats)}, but the "
+                            f"model compares with features of its own, of width {tower}: make them with it (ovd "
+                            "class-codes)")
         if split := part.get("split"):
             split = get_split(str(root / split) if str(split).endswith((".json", ".txt")) else split)
             present = {canonical(name) for name in head.names}

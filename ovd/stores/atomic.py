@@ -52,6 +52,15 @@ def refusal(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}: cannot write ({reason}); make the folder writable or choose another output path")
 
 
+def check_writable(path: str | os.PathLike) -> None:
+    """Refuse a path at which nothing can be written, before work is spent on what is to be there; makes no folder."""
+    path = Path(path)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    number = errno.ENOTDIR if not folder.is_dir() else 0 if os.access(folder, os.W_OK | os.X_OK) else errno.EACCES
+    if number:
+        raise refusal(path, OSError(number, os.strerror(number)))
+
+
 def _sync_folder(folder: Path) -> None:
     with suppress(OSError):  # some network file systems refuse to open a folder
         descriptor = os.open(folder, os.O_RDONLY)

@@ -1,12 +1,14 @@
 """Input files are found in a config and checked before work begins."""
 
 import pytest
+import torch
 from mmengine.config import Config
 from tiny_world import write_caches, write_world
 
 from ovd.clip.crops import CropRecipe
 from ovd.engine.preflight import check_class_heads, check_crops, check_inputs, find_inputs, fingerprints
 from ovd.errors import UserError
+from ovd.stores.class_heads import ClassHead
 from ovd.stores.manifest import Manifest
 
 
@@ -69,6 +71,15 @@ def test_a_class_head_must_have_the_models_width_and_the_splits_classes(world):
         check_class_heads({"classifier": {**part, "embed_dim": 512}})
     with pytest.raises(UserError, match="lacks 65 of the 65 classes of split 48_17, such as 'person'"):
         check_class_heads({"classifier": {**part, "split": "48_17"}})
+
+
+def test_a_detector_without_a_clip_takes_classes_of_its_own_features_alone(world, tmp_path):
+    own = ClassHead(("red",), torch.ones(1, 1, 8), norm="linear", stats={"space": "fcos:one"})
+    own.save(tmp_path / "own.safetensors")
+    check_class_heads({"bbox_head": {"class_head": str(tmp_path / "own.safetensors"), "feat_channels": 8}})
+    for file, width in ((tmp_path / "own.safetensors", 256), (world / "head.safetensors", 8)):
+        with pytest.raises(UserError, match=rf"{file.name}: classes of width 8.*of its own, of width {width}: make"):
+            check_class_heads({"bbox_head": {"class_head": str(file), "feat_channels": width}})
 
 
 def test_class_head_and_regions_must_have_one_width(world, tmp_path):

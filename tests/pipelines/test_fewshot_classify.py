@@ -1,6 +1,7 @@
 """Few-shot classification as a command: pictures of a folder, a list, annotations and a region store."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -129,6 +130,7 @@ def test_annotated_boxes_are_embedded_themselves(world, tmp_path):
     ({"subset": "rare"}, "no subset 'rare'"), ({"classes": ["red"], "subset": "novel"}, "give one of them"),
     ({"split": None, "subset": "novel"}, "of what"), ({"tune_classes": ["blue"]}, "both to test and to tune on"),
     ({"split": "coco", "subset": "novel"}, "split coco has no novel classes; choose another subset, such as base"),
+    ({"out": __file__ + "/x.json"}, "x.json: cannot write"),
     ({"seed": -1}, "--seed -1"), ({"tune_on": "base", "tune_episodes": 1}, "--tune-episodes 1"),
     ({"annotations": ["a", "b"]}, "--annotations: 2 given for 1 sources")])
 def test_mistakes_are_said_in_one_line(world, change, message):
@@ -142,6 +144,14 @@ def test_mistakes_are_said_in_one_line(world, change, message):
 
 def test_no_source_and_other_widths_are_said(world, tmp_path):
     folder, file = world
+    with pytest.raises(UserError, match="empty: a registry without classes"):
+        (tmp_path / "empty").mkdir()
+        fewshot_classify([folder / "store"], annotations=[file], heads=["text"], class_head=str(tmp_path / "empty"))
+    named = photos(tmp_path / "named")
+    first = sorted(named.iterdir())[0]
+    shutil.copytree(first, named / first.name.upper())
+    with pytest.raises(UserError, match=f"'{first.name.upper()}' and '{first.name}' are one class name in two"):
+        fewshot_classify([named], **settings(tmp_path))
     with pytest.raises(UserError, match="none: no such file or folder"):
         fewshot_classify([tmp_path / "none"], **settings(tmp_path))
     with pytest.raises(UserError, match=r"embeddings of width 128, those of .*store have 12"):

@@ -177,6 +177,10 @@ def test_codes_of_boxes_go_into_a_registry_that_a_detector_takes(world, tmp_path
     assert head.names == (*BASE, *NOVEL)
     rows = torch.from_numpy(np.random.default_rng(0).normal(size=(7, head.dim)).astype(np.float32))
     assert torch.equal(head.logits(rows)[:, :5], before.logits(rows)), "adding a class changes no other, to the bit"
+    for wrong, message in (({"calibration_images": -1}, "--calibration-images -1"),
+                           ({"out": CONFIG / "registry"}, "registry: cannot write")):
+        with pytest.raises(UserError, match=message):
+            class_codes(CONFIG, world / "detector.pth", **{"out": tmp_path / "other", "shots": 2, **where, **wrong})
     with pytest.raises(UserError, match="green disc"):
         class_codes(CONFIG, world / "detector.pth", out=tmp_path / "own", classes=NOVEL[1:], shots=2, **where)
     metrics = evaluate(CONFIG, world / "detector.pth", kinds=["bbox"], data_root=world, work_dir=tmp_path / "work",

@@ -10,7 +10,7 @@ import pytest
 
 from ovd.errors import UserError
 from ovd.stores import atomic
-from ovd.stores.atomic import atomic_write, sweep, write_bytes
+from ovd.stores.atomic import atomic_write, check_writable, sweep, write_bytes
 
 
 def test_the_target_appears_only_after_the_block(tmp_path):
@@ -147,3 +147,11 @@ def test_a_leftover_of_a_process_that_had_our_number_is_removed(tmp_path):
     with atomic_write(tmp_path / "a.bin") as temporary:
         assert os.listdir(tmp_path) == [temporary.name]
     assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_anything_is_there(tmp_path):
+    (tmp_path / "file").write_text("x")
+    check_writable(tmp_path / "new" / "folder" / "out.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(UserError, match=r"out\.json: cannot write \(Not a directory\)"):
+        check_writable(tmp_path / "file" / "out.json")

@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from ovd.engine.config import walk
 from ovd.engine.inference import load_detector
+from ovd.engine.preflight import check_class_heads
 from ovd.errors import UserError
 from ovd.fewshot.detection.maker import SupportFeatures
 from ovd.fewshot.detector_vectors import SupportReader, class_of, detector_vectors, own_head
@@ -45,6 +46,7 @@ class ShotDetector:
             for _, part in walk(cfg.model):
                 if "class_head" in part:
                     part["class_head"] = str(Path(class_head).absolute())
+            check_class_heads(cfg.model)
         rcnn = (cfg.model.get("test_cfg") or {}).get("rcnn")
         if rcnn is not None:
             rcnn.update(scores=scores, diagnostics=False)

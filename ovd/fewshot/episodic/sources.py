@@ -19,6 +19,7 @@ from ovd.fewshot.episodic.embedding import embed_pictures
 from ovd.fewshot.episodic.objects import EmbeddedObjects
 from ovd.stores.manifest import Manifest
 from ovd.stores.shards import RegionStore
+from ovd.vocabulary.classes import spelling
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,13 @@ def read_sources(sources: Sources, benchmark: str | None = None,
         objects, lines = sources.embed(pictures, clip)
         parts.append(objects)
         skipped += lines
-    return EmbeddedObjects.merge(parts, sources.paths), skipped
+    found = EmbeddedObjects.merge(parts, sources.paths)
+    spelled: dict[str, str] = {}
+    for name in found.names if benchmark is None else ():
+        if (other := spelled.setdefault(spelling(name), name)) != name:
+            raise UserError(f"{', '.join(map(str, sources.paths))}: {other!r} and {name!r} are one class name in two "
+                            "spellings; write it in one")
+    return found, skipped
 
 
 def _kind(path: Path) -> str:
