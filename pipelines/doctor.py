@@ -9,9 +9,11 @@ config or recipe on the command line needs is missing or broken; the commands th
 """
 
 import argparse
+import contextlib
 import json
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Entry point of ``tools/doctor.py`` and ``ovd doctor``."""
-    report = examine(args.files, data_root=args.data_root, work_dir=args.work_dir, deep=args.deep)
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print when they are imported
+        report = examine(args.files, data_root=args.data_root, work_dir=args.work_dir, deep=args.deep)
     if args.json:
         print(json.dumps({"ok": report.is_well, "commands": report.commands, "sections": {
             title: [one.to_json() for one in findings] for title, findings in report.sections.items()}}, indent=1))

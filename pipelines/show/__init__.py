@@ -87,7 +87,7 @@ def _add_common(parser: argparse.ArgumentParser, annotations: str = ANNOTATIONS)
     parser.add_argument("--seed", type=int, default=0, help="another one chooses other images (%(default)s)")
     parser.add_argument("--image-ids", type=int, nargs="+", metavar="ID", help="these images instead")
     parser.add_argument("--class", dest="classes", action="append", default=[], metavar="NAME", help="images with this "
-                        "class, whose boxes stand out; repeatable")
+                        "class; repeatable")
     _add_out(parser)
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ovd.data.annotations import Annotation, Annotations, load_annotations
+from ovd.data.annotations import Annotation, Annotations, image_path, load_annotations
 from ovd.errors import UserError, nearest
 from ovd.evaluation.audit_pictures import Pictures
 from ovd.vocabulary.classes import canonical
 from ovd.vocabulary.splits import Split, get_split
+
+TRIED = 20  # images of which at least one must be there
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ class Request:
         """The annotated images; ``annotations`` is another file than the one that was asked for."""
         path = self.required(annotations or self.annotations, f"{self.subset}_ann", "--annotations FILE")
         root = self.required(self.image_root, f"{self.subset}_prefix", "--image-root DIR")
-        return Dataset(path, root, load_annotations(path))
+        dataset = Dataset(path, root, load_annotations(path))
+        dataset.check_root()
+        return dataset
 
     def choose(self, dataset: "Dataset", among: Sequence[int] | None = None) -> list[int]:
         """The images to draw, ascending: those named, else some at random, with one of the classes if any are named.
@@ -127,6 +131,17 @@ class Dataset:
         object.__setattr__(self, "objects", self.annotations.by_image())
         object.__setattr__(self, "pictures", Pictures.of(self.annotations.images, self.root))
         object.__setattr__(self, "names", {c.id: c.name for c in self.annotations.categories})
+
+    def check_root(self) -> None:
+        """Refuse a folder that has none of some images; UserError with the folder below it that has them, if any."""
+        some = self.annotations.images[:TRIED]
+        if not some or any(image_path(image, self.root).is_file() for image in some):
+            return
+        for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
+            if image_path(some[0], folder).is_file():
+                raise UserError(f"{self.root}: the images of {self.path} are in {folder}: pass --image-root {folder}")
+        raise UserError(f"{image_path(some[0], self.root)}: no such image, nor are those after it: give the folder "
+                        f"that the file names in {self.path} are relative to (--image-root)")
 
     def labels_of(self, classes: Sequence[str]) -> set[int]:
         """Category ids of class names; UserError with the nearest names for an unknown one."""

@@ -43,6 +43,8 @@ def test_what_was_asked_for_and_is_missing_ends_with_status_1(quick, root, tmp_p
     assert main(["doctor", "configs/shapes/vild.py", "--data-root", str(tmp_path / "new")]) == 1
     told = capsys.readouterr().out
     assert "MISSING" in told and f"\n  ovd shapes --data-root {tmp_path / 'new'}\n" in told
+    assert main(["doctor", "configs/shapes/vild.py", "--json", "--data-root", str(tmp_path / "new")]) == 1
+    assert json.loads(capsys.readouterr().out)["commands"][0].startswith("ovd shapes ")  # and nothing beside json
     assert main(["doctor", "configs/nothing.py"]) == 1
     assert "no such file" in capsys.readouterr().out
     assert main(["doctor", "--data-root", str(tmp_path / "new")]) == 0

@@ -108,6 +108,15 @@ def test_a_broken_image_is_a_panel_and_the_others_are_drawn(world, contents, tmp
     assert Image.open(tmp_path / "annotations.png").width > 800
 
 
+def test_the_folder_that_has_the_images_is_named(world, tmp_path, capsys):
+    command = ["show", "annotations", "--annotations", str(world / "annotations" / "train.json"), "--out",
+               str(tmp_path), "--image-root"]
+    assert main([*command, str(world)]) == 2
+    assert f"pass --image-root {world / 'train'}" in capsys.readouterr().err
+    assert main([*command, str(tmp_path)]) == 2
+    assert "no such image, nor are those after it" in capsys.readouterr().err
+
+
 def test_images_are_chosen_by_seed_class_and_id(world, contents, tmp_path, capsys):
     first, again, other = tmp_path / "1", tmp_path / "2", tmp_path / "3"
     assert [show("annotations", world, out, "--images", 3, "--seed", seed) for out, seed in
@@ -207,6 +216,24 @@ def test_computed_embeddings_are_held_against_stored_ones(world, contents, tmp_p
         told = capsys.readouterr().out
         assert ("are not those of these crops" in told) == mixed
         assert mixed or "cosine 1.0000 in the median" in told
+
+
+def test_embeddings_of_slightly_other_crops_are_noted(world, contents, tmp_path, capsys):
+    from ovd.clip.crops import CropRecipe
+    from ovd.clip.regions import RegionEncoder
+    from ovd.clip.towers import load_clip
+
+    encoder = RegionEncoder(load_clip("shapes"), CropRecipe())
+    image = contents["images"][0]
+    boxes = np.array([[2, 3, 30, 20], [30, 30, 60, 44], [5, 30, 20, 60]], np.float32)
+    rows = encoder(Image.open(world / "train" / image["file_name"]), boxes).astype(np.float32)
+    rows += 0.14 * np.random.default_rng(0).normal(size=rows.shape) / np.sqrt(128)  # a cosine of 0.99
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    writer = RegionStore.create(tmp_path / "store", "regions", [image["id"]], images_per_shard=9, dim=128)
+    writer.write(0, {image["id"]: Regions(boxes, np.ones(3, np.float32), rows.astype(np.float16))})
+    writer.finish("embed-regions", {"recipe": CropRecipe().config()}, {"clip": encoder.clip.fingerprint})
+    assert show("crops", world, tmp_path, "--store", tmp_path / "store", "--pretrained", "shapes") == 0
+    assert "slightly other crops (cosine 0.99" in capsys.readouterr().out
 
 
 def test_detections_are_drawn_and_judged(world, contents, tmp_path, capsys):
