@@ -150,7 +150,7 @@ def answers(plan: FewShotPlan, found: Rows) -> list[dict[str, Any]]:
 
 
 def base_kept(plan: FewShotPlan, found: Rows) -> dict[str, list[float]]:
-    """method -> the different base AP50 of its rows and seeds, not rounded: one where base classes keep their AP."""
+    """method -> the different base AP50 of its rows and seeds, to four decimals: one where base classes keep it."""
     kept = {}
     for name in plan.keep_base:
         values = [value for (other, _), entry in found.items() if other == name
