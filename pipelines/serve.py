@@ -41,9 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tabs.add_argument("--runs", type=Path, nargs="+", default=[], metavar="DIR",
                       help="work directories of runs, or of a recipe, to look into")
     server = parser.add_argument_group("the server")
-    server.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s: this machine alone)")
-    server.add_argument("--port", type=int, default=PORT, help="the first one to try (%(default)s); if it is taken, the "
-                        "next free one")
+    server.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s: this machine "
+                        "alone)")
+    server.add_argument("--port", type=int, default=PORT, help="the first one to try (%(default)s); if it is taken, "
+                        "the next free one")
     server.add_argument("--max-upload", default="20MB", metavar="SIZE", help="of a picture's file (%(default)s)")
     server.add_argument("--max-pixels", default="50M", metavar="N", help="of a picture (%(default)s: 50 million)")
 

@@ -144,22 +144,24 @@ update();
 """
 
 
-class Board(gr.HTML):
+def board(**options: Any) -> gr.HTML:
     """A picture; its value is the list of boxes drawn on it, each x1, y1, x2, y2 as fractions of width and height.
 
-    Properties, to be given at first and in ``gr.update``: ``src``, the picture, a data URL; ``turn``, boxes are cleared
-    when it changes; ``alt``, what the picture shows, for those who do not see it; ``field``, the ``elem_id`` of the upload
-    button that files dropped here go to; ``paste``, whether pasted ones do; ``empty``, what stands in a picture's place.
+    Args:
+        options: Of ``gr.HTML``, and these properties, which ``gr.update`` changes: ``src``, the picture, a data URL;
+            ``turn``, boxes are cleared when it changes; ``alt``, what the picture shows, for those who do not see it;
+            ``field``, the ``elem_id`` of the upload button that files dropped here go to; ``paste``, whether pasted
+            ones do; ``empty``, what stands in a picture's place.
     """
+    properties = {"src": "", "turn": 0, "alt": "", "field": "", "empty": "", "paste": False, "most": MOST_BOXES}
+    return gr.HTML([], html_template=_HTML, css_template=_CSS, js_on_load=_JS, **{**properties, **options})
 
-    def __init__(self, value: list | None = None, **options: Any) -> None:
-        properties = {"src": "", "turn": 0, "alt": "", "field": "", "empty": "", "paste": False, "most": MOST_BOXES}
-        super().__init__(value if value is not None else [], html_template=_HTML, css_template=_CSS, js_on_load=_JS,
-                         **{**properties, **options})
 
-    def api_info(self) -> dict[str, Any]:
-        """Boxes, for callers from outside."""
-        return {"type": "array", "items": {"type": "array", "items": {"type": "number"}}}
+def thumbnail(pixels: np.ndarray, side: int = 120) -> str:
+    """A small copy as a data URL."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side))
+    return data_url(image)
 
 
 def drawn_boxes(value: Any) -> list[tuple[float, float, float, float]]:

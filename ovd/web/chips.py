@@ -14,7 +14,8 @@ _CHIPS_CSS = """
 .chip em { font-style: normal; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 .chip button { flex: none; width: 26px; height: 26px; border: 0; border-radius: 50%; background: none; cursor: pointer;
   color: var(--body-text-color-subdued); font: 16px/26px sans-serif; padding: 0; }
-.chip button:hover, .chip button:focus-visible { background: var(--border-color-primary); color: var(--body-text-color); }
+.chip button:hover, .chip button:focus-visible { background: var(--border-color-primary);
+  color: var(--body-text-color); }
 .more { font-size: 14px; padding: 5px 8px; color: var(--body-text-color-subdued); }
 """
 
@@ -24,8 +25,7 @@ const paint = () => {
   if (!list) return;
   const { classes = [], more = '' } = props.value || {};
   list.replaceChildren(...classes.map(one => {
-    const chip = document.createElement('div'), dot = document.createElement('i'), name = document.createElement('span');
-    const count = document.createElement('em'), away = document.createElement('button');
+    const [chip, dot, name, count, away] = ['div', 'i', 'span', 'em', 'button'].map(tag => document.createElement(tag));
     chip.className = 'chip';
     chip.setAttribute('role', 'listitem');
     chip.title = one.title;
@@ -82,31 +82,16 @@ paint();
 """
 
 
-class Chips(gr.HTML):
+def chip_list(**options: Any) -> gr.HTML:
     """Classes as chips, each with a cross; ``remove`` is triggered with the name of the one that was crossed out.
 
     The value is ``{"classes": [{"name", "colour", "count", "title"}, ...], "more": text}``.
     """
-
-    def __init__(self, value: dict | None = None, **options: Any) -> None:
-        super().__init__(value or {"classes": [], "more": ""}, html_template='<div class="chips" role="list"></div>',
-                         css_template=_CHIPS_CSS, js_on_load=_CHIPS_JS, **options)
-
-    def api_info(self) -> dict[str, Any]:
-        """What the value is, for callers from outside."""
-        return {"type": "object"}
+    return gr.HTML({"classes": [], "more": ""}, html_template='<div class="chips" role="list"></div>',
+                   css_template=_CHIPS_CSS, js_on_load=_CHIPS_JS, **options)
 
 
-class Thumbs(gr.HTML):
-    """Small pictures; when one is chosen its number is the value, and ``pick`` is triggered.
-
-    Its property ``pictures`` lists them as data URLs.
-    """
-
-    def __init__(self, value: int = 0, **options: Any) -> None:
-        super().__init__(value, html_template='<div class="thumbs"></div>', css_template=_THUMBS_CSS,
-                         js_on_load=_THUMBS_JS, **options)
-
-    def api_info(self) -> dict[str, Any]:
-        """What the value is, for callers from outside."""
-        return {"type": "integer"}
+def thumbnails(pictures: list[str], **options: Any) -> gr.HTML:
+    """Small pictures (data URLs); when one is chosen its number is the value, and ``pick`` is triggered."""
+    return gr.HTML(0, html_template='<div class="thumbs"></div>', css_template=_THUMBS_CSS, js_on_load=_THUMBS_JS,
+                   pictures=pictures, **options)

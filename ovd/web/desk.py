@@ -1,16 +1,18 @@
 """What one visitor works with: a vocabulary, a picture, what the detector sees in it, and classes taught by boxes."""
 
+import itertools
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ovd.apis import Detections, Detector
 from ovd.apis.evidence import Evidence
 from ovd.errors import UserError
+from ovd.evaluation.pictures import class_colour
 from ovd.stores.class_registry import spelling
 from ovd.web.uploads import Picture
 
@@ -45,8 +47,20 @@ class Desk:
         self.sample: Picture | None = None  # of the search
         self.shown = 0  # how often a picture was put here
         self.taught: dict[str, Taught] = {}
+        self._slots: dict[str, int] = {}
         self._evidence: Evidence | None = None
         self._looked = looked
+
+    @property
+    def colours(self) -> dict[str, tuple[int, int, int]]:
+        """The RGB colour of each class, which it keeps while it is here; few classes have very different ones."""
+        names = self.detector.names
+        self._slots = {name: slot for name, slot in self._slots.items() if name in names}
+        free = (slot for slot in itertools.count() if slot not in set(self._slots.values()))
+        for name in names:
+            if name not in self._slots:
+                self._slots[name] = next(free)
+        return {name: class_colour(self._slots[name]) for name in names}
 
     @property
     def words(self) -> list[str]:
@@ -160,7 +174,8 @@ class Desk:
             if evidence is None:
                 evidence = self._evidence = self.detector.look(self.picture.pixels)
             self._looked(self)
-            return self.detector.name(evidence, threshold, masks and self.detector.has_masks)
+            found = self.detector.name(evidence, threshold, masks and self.detector.has_masks)
+            return replace(found, colours=tuple(self.colours[name] for name in found.classes))
 
     def _pixels(self, box: Sequence[float]) -> Box:
         height, width = self.picture.pixels.shape[:2]
@@ -205,8 +220,8 @@ class Desks:
             self._desks[visitor] = desk, now
             while len(self._desks) > 1:
                 oldest, (idler, last) = next(iter(self._desks.items()))
-                full = len(self._desks) > self._most or sum(kept.memory for kept, _ in self._desks.values()) > self._memory
-                if not full and now - last <= self._idle:
+                memory = sum(kept.memory for kept, _ in self._desks.values())
+                if len(self._desks) <= self._most and memory <= self._memory and now - last <= self._idle:
                     break
                 self._clear(oldest, idler)
             return desk

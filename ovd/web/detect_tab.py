@@ -7,10 +7,10 @@ import gradio as gr
 
 from ovd.apis import Detector
 from ovd.errors import UserError
-from ovd.web.board import Board, data_url, drawn_boxes
-from ovd.web.chips import Chips, Thumbs
+from ovd.web.board import board, data_url, drawn_boxes, thumbnail
+from ovd.web.chips import chip_list, thumbnails
 from ovd.web.desk import Desk, Desks
-from ovd.web.downloads import Download, json_file, png_file
+from ovd.web.downloads import download, json_file, png_file
 from ovd.web.events import guarded, taken
 from ovd.web.scenes import Example
 from ovd.web.uploads import Limits
@@ -38,14 +38,14 @@ class DetectTab:
         """The components and their events."""
         with gr.Row(elem_classes="bench"):
             with gr.Column(scale=3, min_width=320):
-                board = Board(elem_id="picture", field="upload", paste=True,
+                picture = board(elem_id="picture", field="upload", paste=True,
                                    empty="Drop a picture here, or choose one below.")
                 said = gr.HTML(elem_id="notice")
                 with gr.Row(elem_classes="source"):
                     upload = gr.UploadButton("Choose your picture", elem_id="upload", size="md", min_width=180,
                                              scale=0, variant="primary" if not self.examples else "secondary",
                                              file_types=["image"])
-                    thumbs = Thumbs(pictures=[data_url(one.picture.pixels) for one in self.examples],
+                    thumbs = thumbnails(pictures=[thumbnail(one.picture.pixels) for one in self.examples],
                                     elem_id="examples", visible=bool(self.examples), min_width=200)
             with gr.Column(scale=2, min_width=320):
                 words = gr.Textbox(label="Look for", lines=2, max_lines=8, elem_id="words", submit_btn=False,
@@ -58,30 +58,30 @@ class DetectTab:
                 threshold = gr.Slider(0.02, 0.98, THRESHOLD, step=0.01, label="Threshold", elem_id="threshold",
                                            info="lowest score that is shown")
                 masks = gr.Checkbox(True, label="Masks", visible=self.has_masks, elem_id="masks")
-                listed = Chips(elem_id="classes")
-                with gr.Group(elem_id="teach"):
-                    gr.HTML('<p class="how"><b>Teach a new class by example.</b> Drag a box around one on the picture '
-                            "(more boxes are better), name it, add it.</p>", padding=True)
+                listed = chip_list(elem_id="classes")
+                with gr.Column(elem_id="teach", elem_classes="panel"):
+                    gr.HTML('<p class="how"><b>Teach a new class by example.</b> Drag a box around one on the picture; '
+                            "more boxes are better, on other pictures too.</p>")
                     with gr.Row(elem_classes="buttons"):
                         name = gr.Textbox(show_label=False, label="Name of the new class", container=False, scale=3,
-                                          placeholder="Its name", elem_id="class-name", min_width=120)
+                                          placeholder="What is it called?", elem_id="class-name", min_width=120)
                         teach = gr.Button("Add class", elem_id="add", scale=1, min_width=110)
-                    by_word = gr.Checkbox(True, label="The name is a word that describes it", elem_id="by-word",
+                    by_word = gr.Checkbox(True, label="The name describes it: use the word too", elem_id="by-word",
                                           container=False)
         found = gr.HTML(elem_id="found")
         with gr.Row(elem_classes="buttons downloads"):
             as_json = gr.Button("Save as JSON", size="sm", elem_id="save-json", scale=0, min_width=150)
             as_png = gr.Button("Save the picture", size="sm", elem_id="save-png", scale=0, min_width=150)
-        download = Download(elem_id="download")
+        saved = download(elem_id="download")
 
-        view = [board, said, listed, found]
+        view = [picture, said, listed, found]
         how = [threshold, masks]
         quiet = {"show_progress": "hidden"}
         gr.context.Context.root_block.load(guarded(self.enter, 5), how, [*view, words], api_name="enter", **quiet)
         thumbs.pick(guarded(self.example, 5), [thumbs, words, *how], [*view, words],
                     api_name="example", **quiet)
         upload.upload(guarded(self.upload, 4), [upload, *how], view, api_name="upload", show_progress="minimal",
-                      show_progress_on=board)
+                      show_progress_on=picture)
         gr.on([find.click, words.submit], guarded(self.find, 4), [words, *how], view, api_name="find",
               show_progress="minimal", show_progress_on=said)
         every.click(guarded(self.every, 5), how, [*view, words], api_name="every", **quiet)
@@ -89,10 +89,10 @@ class DetectTab:
               trigger_mode="always_last", **quiet)
         listed.remove(guarded(self.remove, 5), how, [*view, words], api_name="remove_chip", **quiet)
         gr.on([teach.click, name.submit], guarded(self.teach, 7),
-              [name, board, by_word, *how], [*view, words, name, board], api_name="teach",
+              [name, picture, by_word, *how], [*view, words, name, picture], api_name="teach",
               show_progress="minimal", show_progress_on=said)
-        as_json.click(guarded(self.save_json, 2), how, [download, said], api_name="json", **quiet)
-        as_png.click(guarded(self.save_png, 2), how, [download, said], api_name="png", **quiet)
+        as_json.click(guarded(self.save_json, 2), how, [saved, said], api_name="json", **quiet)
+        as_png.click(guarded(self.save_png, 2), how, [saved, said], api_name="png", **quiet)
 
     def enter(self, threshold: float, masks: bool, request: gr.Request) -> list[Any]:
         """A visitor comes: the first example is on the table, or nothing."""

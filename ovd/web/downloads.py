@@ -28,21 +28,16 @@ watch('value', () => {
 """
 
 
-class Download(gr.HTML):
+def download(**options: Any) -> gr.HTML:
     """Saves what its value is set to: ``{"name", "data" (a data URL), "made" (so that the same is saved twice)}``."""
-
-    def __init__(self, value: dict | None = None, **options: Any) -> None:
-        super().__init__(value or {}, html_template="<span></span>", js_on_load=_JS, **options)
-
-    def api_info(self) -> dict[str, Any]:
-        """What the value is, for callers from outside."""
-        return {"type": "object"}
+    return gr.HTML({}, html_template="<span></span>", js_on_load=_JS, **options)
 
 
 def json_file(found: Detections, picture: Picture) -> dict[str, Any]:
     """Detections as json, in pixels of the picture's file."""
     content = {**in_file_pixels(found, picture).to_dict(), "image": picture.name}
-    return _file(f"{_stem(picture)}.json", "application/json", (json.dumps(content, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, ensure_ascii=False) + "\n"
+    return _file(f"{_stem(picture)}.json", "application/json", text.encode())
 
 
 def png_file(found: Detections, picture: Picture) -> dict[str, Any]:

@@ -9,19 +9,23 @@ HEAD = """<header class="top"><h1>Open-vocabulary detection</h1>
 <p>Name what you look for, or draw a box around one.</p></header>"""
 
 CSS = """
-.gradio-container { max-width: 1320px !important; padding: 14px 22px 60px !important; }
+.gradio-container { max-width: 1320px !important; margin: 0 auto !important; padding: 0 !important; }
+.gradio-container > .main { padding: 18px 26px 60px !important; max-width: none !important; }
+.html-container { padding: 0 !important; }
 .top h1 { margin: 0; font-size: 1.45rem; letter-spacing: -.01em; }
 .top p { margin: .15rem 0 .2rem; color: var(--body-text-color-subdued); }
 .notice { margin: 0; padding: 9px 14px; border-radius: 8px; background: var(--background-fill-secondary);
-  color: var(--body-text-color); }
+  color: var(--body-text-color); overflow-wrap: anywhere; }
 .notice.wrong { background: #fdebdd; color: #7a3300; box-shadow: inset 4px 0 0 #d55e00; }
 .dark .notice.wrong { background: #3a2413; color: #ffc9a0; }
 .source, .buttons { align-items: center; }
+.panel { gap: 10px !important; padding: 14px 16px; border-radius: 10px; background: var(--background-fill-secondary); }
 .how { margin: 0; color: var(--body-text-color); }
 .scroll { overflow-x: auto; }
-table.found { border-collapse: collapse; min-width: min(100%, 560px); font-variant-numeric: tabular-nums; }
-table.found th, table.found td { padding: .34rem .7rem; text-align: right; white-space: nowrap; border: 0;
-  border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color); }
+table.found { border-collapse: collapse; border: 0 !important; min-width: min(100%, 560px); margin: 0;
+  font-variant-numeric: tabular-nums; }
+table.found th, table.found td { padding: .34rem .7rem; text-align: right; white-space: nowrap; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; color: var(--body-text-color); background: none; }
 table.found th { font-weight: 600; font-size: .88rem; }
 table.found th:first-child, table.found td:first-child { text-align: left; padding-left: 0; }
 table.found i { display: inline-block; width: 10px; height: 10px; margin-right: 8px; border-radius: 50%; }
@@ -34,7 +38,13 @@ table.found i { display: inline-block; width: 10px; height: 10px; margin-right: 
 .regions small { display: block; color: var(--body-text-color-subdued); overflow: hidden; text-overflow: ellipsis;
   white-space: nowrap; }
 footer { display: none !important; }
-@media (max-width: 640px) { .gradio-container { padding: 10px 12px 40px !important; } .top h1 { font-size: 1.2rem; } }
+.gradio-container .column, .gradio-container .block, .gradio-container .row > *, .gradio-container main,
+.gradio-container .wrap, .tabs, .tabitem { min-width: 0; max-width: 100%; }
+.html-container { max-width: 100%; overflow-x: auto; }
+@media (max-width: 640px) {
+  .gradio-container > .main { padding: 12px 12px 40px !important; }
+  .top h1 { font-size: 1.2rem; }
+}
 """
 
 
@@ -45,4 +55,9 @@ def theme() -> gr.themes.Base:
         c700="#00578a", c800="#00466f", c900="#003655", c950="#002438", name="blue"), neutral_hue="zinc",
         font=SANS, font_mono=MONO, radius_size="md", text_size="md").set(
             slider_color="*primary_500", button_primary_background_fill="*primary_500",
-            button_primary_background_fill_hover="*primary_600", button_primary_text_color="white")
+            button_primary_background_fill_hover="*primary_600", button_primary_text_color="white",
+            body_text_color_subdued="#62666e", body_text_color_subdued_dark="#a8adb7",
+            block_info_text_color="#62666e", block_info_text_color_dark="#a8adb7",
+            block_label_text_color="#3f4248", block_title_text_color="*body_text_color",
+            block_title_text_color_dark="*body_text_color", input_background_fill="white",
+            input_border_width="1px", input_border_color="#c9ccd2", input_border_color_dark="#4a4f58")

@@ -1,5 +1,6 @@
 """A piece of the report on the page, in the report's own style: neither style touches the other."""
 
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ const paint = () => {
   shadow.innerHTML = `<style>${props.style}</style><div class="page"></div>`;
   const page = shadow.querySelector('.page');
   page.innerHTML = props.value || '';
-  const scope = { querySelectorAll: what => page.querySelectorAll(what), createElement: tag => window.document.createElement(tag) };
+  const scope = { querySelectorAll: what => page.querySelectorAll(what),
+    createElement: tag => window.document.createElement(tag) };
   (document => { SCRIPT })(scope);
 };
 watch('value', paint);
@@ -30,20 +32,17 @@ paint();
 """
 
 
-class ReportView(gr.HTML):
+def report_view(**options: Any) -> gr.HTML:
     """Shows html of :mod:`ovd.evaluation.run_page`; its tables are sorted and filtered by their headings."""
-
-    def __init__(self, value: str = "", **options: Any) -> None:
-        super().__init__(value, html_template="", js_on_load=_JS.replace("SCRIPT", SCRIPT.replace('"use strict";', "")),
-                         style=report_style(), **options)
+    return gr.HTML("", html_template="", js_on_load=_JS.replace("SCRIPT", SCRIPT.replace('"use strict";', "")),
+                   style=report_style(), **options)
 
 
 def report_style() -> str:
     """The report's style for a shadow tree; dark where the page is."""
     here = Path(ovd.evaluation.__file__).parent
     text = "".join((here / name).read_text(encoding="utf-8") for name in ("report.css", "run_page.css"))
-    text = text.replace(":root", ":host").replace("\nbody {", "\n.unused {").replace(" body { padding", " .unused { padding")
-    return text + _LOCAL
+    return re.sub(r"(^|\s)body \{", r"\1.unused {", text.replace(":root", ":host"), flags=re.MULTILINE) + _LOCAL
 
 
 def sections_html(sections: list[tuple[str, str]]) -> str:

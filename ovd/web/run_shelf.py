@@ -106,7 +106,8 @@ def _runs_in(folder: Path) -> list[Path]:
         if below.recipe is None and (below.metrics or below.log or below.fewshot):
             found.append(path)
     if not found:
-        raise UserError(f"--runs {folder}: there is no run in it; give the --work-dir of ovd train, ovd test or ovd run")
+        raise UserError(f"--runs {folder}: there is no run in it; give the --work-dir of ovd train, ovd test or ovd "
+                        "run")
     return found
 
 

@@ -9,15 +9,15 @@ from ovd.errors import UserError
 from ovd.evaluation.report import group_title
 from ovd.web.board import data_url
 from ovd.web.events import guarded, sentence
-from ovd.web.report_view import ReportView, sections_html
+from ovd.web.report_view import report_view, sections_html
 from ovd.web.run_shelf import RunShelf, ShownRun
 from ovd.web.words import notice
 
 A_PAGE = 4
 FIRST = ("Figures", "Few-shot figures", "Classes")  # the other sections are one click away
 KINDS = ("worst first", "best first")
-HOW = """<div class="explain"><p>Here you look into finished runs: figures, classes, and pictures of what they got wrong.
-Name their work directories, or that of a recipe:</p>
+HOW = """<div class="explain"><p>Here you look into finished runs: figures, classes, and pictures of what they got
+wrong. Name their work directories, or that of a recipe:</p>
 <pre>ovd serve --runs work_dirs/vild work_dirs/vild_text</pre></div>"""
 
 
@@ -39,15 +39,15 @@ class RunsTab:
         names = self.shelf.names
         chosen = gr.Dropdown(names, value=names[0], label="Run", elem_id="run", filterable=len(names) > 8)
         said = gr.HTML(elem_id="run-notice")
-        figures = ReportView(elem_id="figures")
+        figures = report_view(elem_id="figures")
         with gr.Row(elem_classes="buttons", elem_id="pictures-bar"):
             kind = gr.Radio(KINDS, value=KINDS[0], label="Pictures", elem_id="kind", scale=2, min_width=230)
             back = gr.Button("← Back", elem_id="back", scale=1, min_width=90)
             on = gr.Button("Next →", elem_id="next", scale=1, min_width=90)
         place = gr.Number(0, visible=False, precision=0)
-        pictures = ReportView(elem_id="pictures")
+        pictures = report_view(elem_id="pictures")
         with gr.Accordion("Everything else about this run", open=False, elem_id="details"):
-            details = ReportView()
+            details = report_view()
         everything = [figures, said, details, pictures, place]
         quiet = {"show_progress": "minimal", "show_progress_on": said}
         chosen.change(guarded(self.show, 5), [chosen, kind], everything, api_name="run", **quiet)
@@ -96,7 +96,8 @@ class RunsTab:
             figures.append(
                 f'<figure><div class="panels">{panels}</div><figcaption>{escape(shown.results.file_name(row.image_id))}'
                 f": {row.correct} right, {row.missed} not found or misnamed, {row.wrong} wrong</figcaption></figure>")
-        head = (f'<p class="note">Pictures {place + 1} to {place + len(ranked[place:place + A_PAGE])} of {len(ranked)}; '
+        last = min(place + A_PAGE, len(ranked))
+        head = (f'<p class="note">Pictures {place + 1} to {last} of {len(ranked)}; '
                 'blue is <span class="right">right</span>, orange is <span class="wrong">wrong or missed</span>; '
                 f"detections that score {shown.results.threshold:.2f} or more.</p>")
         return [f'{head}<div class="gallery pairs">{"".join(figures)}</div>', notice(f"{status} {trouble}".strip(),

@@ -8,7 +8,7 @@ import gradio as gr
 
 from ovd.errors import UserError
 from ovd.stores.hits import Hit
-from ovd.web.board import Board, data_url, drawn_boxes
+from ovd.web.board import board, data_url, drawn_boxes
 from ovd.web.desk import Desks
 from ovd.web.events import guarded, taken
 from ovd.web.finder import Finder, sample_of
@@ -18,8 +18,8 @@ from ovd.web.words import notice
 HITS = 24
 MOST_HITS = 96
 LONGEST_QUERY = 300
-HOW = """<div class="explain"><p>Here you search a collection of pictures for regions that look like your words, or like an
-example. It needs a region store (<code>ovd embed-regions</code>; the embedded benchmark's recipe makes one):</p>
+HOW = """<div class="explain"><p>Here you search a collection of pictures for regions that look like your words, or like
+an example. It needs a region store (<code>ovd embed-regions</code>; the embedded benchmark's recipe makes one):</p>
 <pre>ovd serve --index data/shapes/regions/train</pre></div>"""
 
 
@@ -48,7 +48,7 @@ class SearchTab:
                 find = gr.Button("Search", variant="primary", elem_id="search")
                 count = gr.Slider(6, MOST_HITS, HITS, step=6, label="Hits", elem_id="hits")
             with gr.Column(scale=3, min_width=300), gr.Accordion("… or like an example", open=False, elem_id="sample"):
-                board = Board(elem_id="sample-picture", field="sample-upload",
+                picture = board(elem_id="sample-picture", field="sample-upload",
                               empty="Drop a picture here, then drag a box around what you look for.")
                 with gr.Row(elem_classes="buttons"):
                     upload = gr.UploadButton("Choose a picture", elem_id="sample-upload", file_types=["image"],
@@ -59,15 +59,15 @@ class SearchTab:
                                    elem_id="weight")
         said = gr.HTML(elem_id="search-notice")
         hits = gr.HTML(elem_id="regions")
-        inputs, outputs = [query, board, weight, count], [hits, said]
+        inputs, outputs = [query, picture, weight, count], [hits, said]
         gr.on([find.click, query.submit], guarded(self.search, 2), inputs, outputs, api_name="search",
               show_progress="minimal", show_progress_on=said)
         gr.on([weight.release, count.release], guarded(self.search, 2), inputs, outputs, api_name=False,
               trigger_mode="always_last", show_progress="hidden")
-        upload.upload(guarded(self.upload, 2), upload, [board, said], api_name="sample", show_progress="minimal",
-                      show_progress_on=board)
-        detected.click(guarded(self.take, 2), None, [board, said], api_name="sample_take", show_progress="hidden")
-        clear.click(guarded(self.clear, 2), None, [board, said], api_name="sample_clear", show_progress="hidden")
+        upload.upload(guarded(self.upload, 2), upload, [picture, said], api_name="sample", show_progress="minimal",
+                      show_progress_on=picture)
+        detected.click(guarded(self.take, 2), None, [picture, said], api_name="sample_take", show_progress="hidden")
+        clear.click(guarded(self.clear, 2), None, [picture, said], api_name="sample_clear", show_progress="hidden")
 
     def search(self, text: str, boxes: Any, weight: float, count: float, request: gr.Request) -> list[Any]:
         """Search."""

@@ -2,8 +2,6 @@
 
 import contextlib
 import socket
-import sys
-from collections.abc import Iterator
 
 import gradio as gr
 import uvicorn

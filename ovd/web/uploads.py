@@ -98,4 +98,5 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _too_large(name: str, size: str, limits: Limits) -> str:
-    return f"{name} has {size} pixels; the most is {limits.pixels / 1e6:g} million. Make it smaller and choose it again."
+    most = f"{limits.pixels / 1e6:g} million" if limits.pixels >= 1e5 else f"{limits.pixels:,}"
+    return f"{name} has {size} pixels; the most is {most}. Make it smaller and choose it again."

@@ -40,7 +40,7 @@ def summary(found: Detections, note: str = "") -> str:
 def chips(desk: Desk, found: Detections | None) -> dict:
     """The classes, those that were found first where not all can be shown."""
     counts = Counter(found.names if found is not None else ())
-    names, palette = list(desk.detector.names), desk.detector.palette
+    names, palette = list(desk.detector.names), desk.colours
     if len(names) > SHOWN_CHIPS:
         names.sort(key=lambda name: (name not in desk.taught, -counts[name]))
     classes = [{"name": name, "colour": "rgb({}, {}, {})".format(*palette[name]),
