@@ -42,6 +42,8 @@ from pipelines.running.journal import Journal
 if TYPE_CHECKING:
     import numpy as np
 
+    from ovd.evaluation.runs import Run
+
 PICTURED = 2  # images in picture.png
 
 
@@ -133,10 +135,17 @@ def write_runs(work_dirs: Sequence[Path], out: Path | None = None, pictures: int
         print(f"{exhibit.title}: {exhibit.run.status}{': ' if shown else ''}{', '.join(shown)}")
         for problem in exhibit.problems:
             print(f"warning: {problem}")
-        for missing in exhibit.run.missing() if report.recipe is None else ():
-            print(f"  not there: {missing.what}" + (f"\n    {missing.command}" if missing.command else ""))
+        if report.recipe is None:
+            _print_missing(exhibit.run)
+    if report.recipe is not None:
+        _print_missing(report.recipe)
     print(f"{time.perf_counter() - start:.0f} s, {out.stat().st_size / 1e6:.1f} MB\nreport: {_shown(out)}")
     return out
+
+
+def _print_missing(run: "Run") -> None:
+    for missing in run.missing():
+        print(f"  not there: {missing.what}" + (f"\n    {missing.command}" if missing.command else ""))
 
 
 def _shown(path: Path) -> Path:

@@ -95,12 +95,12 @@ def _anchor(name: str) -> str:
 
 
 def _missing(report: RunReport) -> str:
-    if report.recipe is not None:
-        return ""
     rows = []
-    for exhibit in report.exhibits:
-        for missing in exhibit.run.missing():
-            of = f"{escape(exhibit.title)}: " if len(report.exhibits) > 1 else ""
+    runs = {exhibit.title: exhibit.run for exhibit in report.exhibits} if report.recipe is None else {
+        report.recipe.name: report.recipe}
+    for title, run in runs.items():
+        for missing in run.missing():
+            of = f"{escape(title)}: " if len(runs) > 1 else ""
             command = f"<br><code>{escape(missing.command)}</code>" if missing.command else ""
             rows.append(f"<li>{of}{escape(missing.what)}{command}</li>")
     if not rows:

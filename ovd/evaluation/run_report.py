@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image as PilImage
+from tqdm import tqdm
 
 from ovd.errors import UserError
 from ovd.evaluation.average_precision import GroundTruth
@@ -95,14 +96,7 @@ def gather(work_dirs: Sequence[str | os.PathLike], scenes: int = 4, titles: Sequ
         raise UserError(f"{wrong.work_dir}: the folder of a recipe; compare runs with runs, such as "
                         f"{', '.join(map(str, runs_below(wrong.work_dir)[:3]))}")
     titles = titles or _titles(runs, recipe)
-    truths: dict[Path, GroundTruth] = {}
-    exhibits, studied = [], 0
-    for run, title in zip(runs, titles):
-        may = studied < MOST_STUDIED
-        exhibit = _study(run, title, truths) if may else Exhibit(run, title)
-        studied += exhibit.results is not None
-        exhibits.append(exhibit)
-    exhibits = _with_recall(exhibits)
+    exhibits = _with_recall(_studied(runs, titles))
     problems: list[str] = []
     pictures: dict[str, list[Scene]] = {}
     projection = None
@@ -144,14 +138,32 @@ def _titles(runs: Sequence[Run], recipe: Run | None) -> list[str]:
     return [str(run.work_dir) for run in runs]
 
 
-def _study(run: Run, title: str, truths: dict[Path, GroundTruth]) -> Exhibit:
+def _studied(runs: Sequence[Run], titles: Sequence[str]) -> list[Exhibit]:
+    """The runs with their results, of the first so many that have some; a ground truth is read once."""
+    truths: dict[Path, GroundTruth] = {}
+    exhibits: list[Exhibit] = []
+    with tqdm(total=3 * len(runs), desc="report", unit="step", disable=None) as bar:
+        for number, (run, title) in enumerate(zip(runs, titles)):
+            may = sum(exhibit.results is not None for exhibit in exhibits) < MOST_STUDIED
+            exhibits.append(_study(run, title, truths, bar) if may else Exhibit(run, title))
+            bar.update(3 * (number + 1) - bar.n)
+    return exhibits
+
+
+def _study(run: Run, title: str, truths: dict[Path, GroundTruth], bar: tqdm) -> Exhibit:
     try:
+        bar.set_postfix_str(f"{title}: detections")
         known = truths.get(run.annotations) if run.annotations else None
         results = RunResults.of(run, known if known is not None and _same_classes(known, run) else None)
         if results is None:
             return Exhibit(run, title)
         truths[run.annotations] = results.truth
-        return Exhibit(run, title, results, results.class_rows(), results.costs())
+        bar.update()
+        bar.set_postfix_str(f"{title}: errors")
+        costs = results.costs()
+        bar.update()
+        bar.set_postfix_str(f"{title}: classes")
+        return Exhibit(run, title, results, results.class_rows(), costs)
     except UserError as error:
         return Exhibit(run, title, problems=[str(error)])
 

@@ -139,7 +139,9 @@ class Run:
 
     def missing(self) -> list[Missing]:
         """What the folder could have and has not, in the order in which it is made."""
-        if self.recipe is not None or self.config is None:
+        if self.recipe is not None:
+            return self._unfinished()
+        if self.config is None:
             return []
         where = f" --data-root {self.data_root}" if self.data_root else ""
         config, weights = self.config_file or "CONFIG", self.work_dir / "final.pth"
@@ -168,6 +170,14 @@ class Run:
             found.append(Missing(f"the proposals of the test set ({self._setting('proposal_store_val')})",
                                  f"ovd proposals {config} {weights}{where} --subset val"))
         return found
+
+    def _unfinished(self) -> list[Missing]:
+        """The stages of a recipe that began and are not done."""
+        open_ = [name for name, stage in self.stages.items() if stage.status != "done"]
+        file = next(iter(sorted(Path("configs").rglob(f"recipes/{self.recipe.recipe}.py"))), "RECIPE")
+        what = f"the results of {len(open_)} of {len(self.stages)} stages: {', '.join(open_[:5])}"
+        command = f"ovd run {file} --work-dir {self.work_dir}"
+        return [Missing(what + ", ..." * (len(open_) > 5), command)] if open_ else []
 
     def _setting(self, name: str) -> Any:
         return (self.config or {}).get(name) or "-"

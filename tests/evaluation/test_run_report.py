@@ -19,6 +19,7 @@ from ovd.evaluation.run_results import RunResults
 from ovd.evaluation.runs import read_run
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.shards import Regions, RegionStore
+from pipelines.report import write_report
 
 BASE, NOVEL = ["red circle", "red square", "blue <circle>"], ["blue square", "green circle"]
 CONFIG = """
@@ -156,6 +157,26 @@ def test_several_runs_stand_side_by_side_with_their_differences(world):
     assert '<tr class="differs">' not in html or "time" in html
     again = render_runs(gather([world / "wrong", world / "right"], scenes=2))
     assert again == html
+
+
+def test_the_page_of_a_recipe_has_what_its_runs_say(world, tmp_path):
+    data = world / "data"
+    methods = [{"name": name, "title": f"Method {name}", "metrics": str(world / name / "metrics.json"),
+                "detections": str(world / name / "detections.json")} for name in ("wrong", "right")]
+    plan = {"title": "A recipe", "methods": methods, "annotations": str(data / "annotations/val.json"),
+            "images": str(data / "val"), "split": str(data / "annotations/split.json"), "scenes": 1}
+    stage = {"key": "", "status": "done", "intervals": [[1, 3]]}
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": "r", "seed": 0, "report": plan, "stages": {"a": stage}}))
+    write_report(tmp_path, pictures=1)
+    html = (tmp_path / "report.html").read_text()
+    Page(html)
+    headings = re.findall(r"<h2>(.*?)</h2>", html)
+    assert {"Training", "Precision and recall", "Errors", "Classes", "Pictures", "Stages"} <= set(headings)
+    assert headings.count("Classes") == headings.count("Figures") == 1
+    assert html.count("<script>") == 1 and "AP Method right" in html
+    assert (tmp_path / "report.json").exists() and (tmp_path / "picture.png").exists()
+    write_report(tmp_path, tmp_path / "other.html", pictures=0)
+    assert "Where Method right" in html and "Where Method right" not in (tmp_path / "other.html").read_text()
 
 
 def test_a_broken_file_is_named_and_the_rest_is_shown(world, tmp_path):
