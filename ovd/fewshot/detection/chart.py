@@ -74,7 +74,7 @@ def _draw(axes: "Axes", title: str, found: Sequence[Mapping[str, Any]], styles: 
         axes.set_xticks(counts)
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.minorticks_off()
-    axes.set_xlabel("shots of each novel class")
+    axes.set_xlabel("shots of each novel class (bars: standard deviation over sets)")
     axes.set_ylabel("novel box AP50, per cent")
     axes.set_title(title, loc="left")
     axes.grid(alpha=0.3)
