@@ -176,7 +176,7 @@ class Run:
         open_ = [name for name, stage in self.stages.items() if stage.status != "done"]
         file = next(iter(sorted(Path("configs").rglob(f"recipes/{self.recipe.recipe}.py"))), "RECIPE")
         what = f"the results of {len(open_)} of {len(self.stages)} stages: {', '.join(open_[:5])}"
-        command = f"ovd run {file} --work-dir {self.work_dir}"
+        command = f"ovd run {file} --work-dir {self.work_dir} --seed {self.recipe.seed}"
         return [Missing(what + ", ..." * (len(open_) > 5), command)] if open_ else []
 
     def _setting(self, name: str) -> Any:

@@ -135,7 +135,7 @@ def test_a_recipe_has_its_stages_and_a_run_in_it_those_that_concern_it(half):
     run = read_run(recipe)
     assert run.recipe.recipe == "demo" and run.status == "1 stage done, 1 stage running, 1 stage failed"
     missing, = run.missing()
-    assert "2 of 3 stages: dense, test" in missing.what and missing.command.endswith(f"--work-dir {recipe}")
+    assert "2 of 3 stages: dense, test" in missing.what and missing.command.endswith(f"--work-dir {recipe} --seed 0")
     assert list(read_run(half).stages) == ["vild", "test"]
     assert read_run(half).stages["vild"].seconds == 10.0
     for name in ("10shots", "2shots"):
