@@ -3,8 +3,9 @@
 Shapes: N regions of all images of the batch, D embedding width, C classes, K logits (C, or C + 1 with background).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmdet.structures import SampleList
@@ -182,7 +183,7 @@ class RegionDetection:
         if diagnose:
             for sample, meta, rois_n5, scores_nC, deltas_n4 in zip(batch_data_samples, metas, *split):
                 voted = self._detect(rois_n5, one_label(scores_nC), deltas_n4, meta)
-                voted.bboxes = _rescaled(voted.bboxes, meta) if rescale else voted.bboxes
+                voted.bboxes = in_original_pixels(voted.bboxes, meta) if rescale else voted.bboxes
                 del voted.roi_index
                 sample.pred_one_label = voted
             self._classify_gt(logits, opinion_NC, batch_data_samples, [len(boxes) for boxes in gt_boxes])
@@ -190,7 +191,7 @@ class RegionDetection:
             results = self._with_masks(x, metas, results, rescale)
         else:
             for result, meta in zip(results, metas):
-                result.bboxes = _rescaled(result.bboxes, meta) if rescale else result.bboxes
+                result.bboxes = in_original_pixels(result.bboxes, meta) if rescale else result.bboxes
         for result in results:
             del result.roi_index
         return results
@@ -224,7 +225,7 @@ class RegionDetection:
             results = self._with_masks(evidence.features, metas, results, rescale)
         else:
             for result, meta in zip(results, metas):
-                result.bboxes = _rescaled(result.bboxes, meta) if rescale else result.bboxes
+                result.bboxes = in_original_pixels(result.bboxes, meta) if rescale else result.bboxes
         for result in results:
             del result.roi_index
         return results
@@ -274,14 +275,24 @@ class RegionDetection:
     def _detect(self, rois_N5: Tensor, scores_NC: Tensor, deltas_N4: Tensor, meta: dict) -> InstanceData:
         """Detections of one image in input pixels."""
         boxes_N4 = self.text_heads[-1].decode(rois_N5, deltas_N4, meta["img_shape"])
-        cfg = self.test_cfg
-        settings = (cfg.score_thr, cfg.nms["iou_threshold"], cfg.max_per_img)
-        shown = self.classifier.num_shown
-        if shown < scores_NC.shape[1]:
-            scores_NC = scores_NC[:, :shown].contiguous()
-        if self.independent:
-            return nms_with_budgets(boxes_N4, scores_NC, ~self.classifier.is_added[:shown], *settings)
-        return class_wise_nms(boxes_N4, scores_NC, *settings)
+        return suppressed(boxes_N4, scores_NC, self.classifier, self.test_cfg, self.independent)
+
+
+def suppressed(boxes_N4: Tensor, scores_NC: Tensor, classifier: CosineClassifier, cfg: Mapping[str, Any],
+               independent: bool) -> InstanceData:
+    """Detections of one image: the best of the classes that are shown, added ones with a budget of their own where
+    scores are independent.
+
+    Args:
+        cfg: ``score_thr``, ``nms.iou_threshold``, ``max_per_img``.
+    """
+    settings = (cfg["score_thr"], cfg["nms"]["iou_threshold"], cfg["max_per_img"])
+    shown = classifier.num_shown
+    if shown < scores_NC.shape[1]:
+        scores_NC = scores_NC[:, :shown].contiguous()
+    if independent:
+        return nms_with_budgets(boxes_N4, scores_NC, ~classifier.is_added[:shown], *settings)
+    return class_wise_nms(boxes_N4, scores_NC, *settings)
 
 
 def full_precision(levels: tuple[Tensor]) -> tuple[Tensor]:
@@ -308,7 +319,7 @@ def _scale(boxes: Tensor, meta: dict) -> Tensor:
     return boxes.new_tensor(meta["scale_factor"]).repeat(2)
 
 
-def _rescaled(boxes: Tensor, meta: dict) -> Tensor:
+def in_original_pixels(boxes: Tensor, meta: dict) -> Tensor:
     """Boxes of the network's input in original pixels."""
     return boxes / _scale(boxes, meta)
 
