@@ -15,12 +15,12 @@ from ovd.apis.evidence import prepare_steps
 from ovd.apis.lessons import Lessons
 from ovd.apis.model_file import ModelFile
 from ovd.apis.parts import Parts
+from ovd.apis.photos import PHOTOS, PHOTOS_CONFIG, from_public_weights, takes_no_checkpoint
 from ovd.apis.recipes import is_recipe, trained_detector
 from ovd.apis.words import Words
 from ovd.clip.towers import load_clip
 from ovd.engine.config import load_config, parse_options, resolve_types
 from ovd.engine.inference import load_detector
-from ovd.engine.launch import quiet
 from ovd.errors import UserError
 from ovd.models.classifier import CosineClassifier
 from ovd.stores.class_heads import ClassHead
@@ -36,8 +36,9 @@ def load(model: str | os.PathLike = DEMO, checkpoint: str | os.PathLike | None =
     """Load a detector.
 
     Args:
-        model: ``"demo"``, the project's own small model; a file of ``ovd export-model``; a config, with
-            ``checkpoint``; or a recipe that was run, whose (first) detector is taken from its work directory.
+        model: ``"demo"``, the project's own small model; ``"photos"``, any words on any photos by public weights, which
+            are downloaded once; a file of ``ovd export-model``; a config, with ``checkpoint``; or a recipe that was
+            run, whose (first) detector is taken from its work directory.
         checkpoint: Of the config's model.
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``.
         vocabulary: As for :meth:`Detector.set_vocabulary`; None for the model's own classes (LVIS's 1203 for a config
@@ -46,13 +47,17 @@ def load(model: str | os.PathLike = DEMO, checkpoint: str | os.PathLike | None =
 
     Raises:
         UserError: Files that are missing, damaged or do not belong together; a device that is not there.
+
+    >>> import ovd
+    >>> detector = ovd.load("demo", device="cpu", vocabulary=["dotted red star", "plain blue ring"])
+    >>> detector
+    Detector(shapes_vild.safetensors: 2 classes: dotted red star, plain blue ring)
     """
-    quiet()
     place = chosen_device(device)
     if model == DEMO and not DEMO_FILE.is_file():
         raise UserError(f"{DEMO_FILE}: the demo model is not there: install the project from its repository, or name a "
                         "model file")
-    path = Path(DEMO_FILE if model == DEMO else model)
+    path = {DEMO: DEMO_FILE, PHOTOS: PHOTOS_CONFIG}.get(str(model), Path(model))
     if path.suffix == ".safetensors":
         if checkpoint is not None:
             raise UserError(f"{path}: is a model in one file, which takes no checkpoint beside it")
@@ -64,10 +69,15 @@ def load(model: str | os.PathLike = DEMO, checkpoint: str | os.PathLike | None =
                           data_root or training.data_root)
         parts = from_config(cfg, training.checkpoint, place)
     else:
-        if checkpoint is None:
-            load_config(path)  # says what is wrong with it
+        cfg = load_config(path, options, data_root)
+        if takes_no_checkpoint(cfg):
+            if checkpoint is not None:
+                raise UserError(f"{path}: has its weights from elsewhere: leave out {checkpoint}")
+            parts = from_public_weights(cfg, place)
+        elif checkpoint is None:
             raise UserError(f"{path}: a config needs its checkpoint: ovd.load({str(path)!r}, CHECKPOINT)")
-        parts = from_config(load_config(path, options, data_root), checkpoint, place)
+        else:
+            parts = from_config(cfg, checkpoint, place)
     detector = Detector(parts)
     if vocabulary is not None:
         detector.set_vocabulary(vocabulary)

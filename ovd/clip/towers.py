@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ovd.clip.text_tower import TextEncoder
 from ovd.clip.tokenizer import RemappedTokenizer
+from ovd.engine.public_weights import NotFetched
 from ovd.errors import UserError, nearest
 
 SHAPES_WEIGHTS = Path(__file__).resolve().parents[2] / "pretrained" / "shapes_clip.safetensors"
@@ -257,8 +258,9 @@ def _from_name(name: str) -> tuple[CLIP, object]:
     try:
         clip = open_clip.create_model(architecture, pretrained=tag or None, require_pretrained=True)
     except Exception as error:  # network, hub and loading errors of many libraries
-        raise UserError(f"{name}: weights could not be had ({_first_line(error)}); with no network, download "
-                        f"them elsewhere and pass --pretrained FILE --model {architecture}") from None
+        raise NotFetched(f"{name}: weights could not be had ({_first_line(error)}); with no network, download "
+                         f"them elsewhere and pass --pretrained FILE --model {architecture}", _first_line(error)
+                         ) from None
     return clip, _tokenizer(architecture)
 
 
