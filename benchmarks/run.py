@@ -74,7 +74,7 @@ TABLE = (
               quick=words("--device cpu --pretrained shapes --classes 3 --sample 2 --boxes 2 --rounds 1")),
     Benchmark("episodes", "eval", quick=words("--episodes 20 --loop-episodes 10 --dims 32")),
     Benchmark("startup", "interface", quick=words("--rounds 1")),
-    Benchmark("api", "interface", quick=words("--device cpu --clip shapes --boxes 2 --rounds 1")),
+    Benchmark("api", "interface", quick=words("--device cpu --clip shapes --boxes 2 --rounds 1 --scenes 20")),
     Benchmark("detect_folder", "interface", quick=words("--images 3 --size 96 --rounds 1 --device cpu")),
     Benchmark("scaling", "scaling",
               quick=words("--images 10 --processes 1 --scratch work_dirs/quick_scaling --fresh")),

@@ -1,9 +1,4 @@
-"""A detector with a vocabulary: give it names, show it boxes, let it detect.
-
-    detector = ovd.load("demo")
-    detector.set_vocabulary(["dotted red star", "plain blue circle"])
-    found = detector.detect("scene.png")
-"""
+"""A detector with a vocabulary: give it names, show it boxes, let it detect."""
 
 import os
 import threading
@@ -39,6 +34,13 @@ class Detector:
     Weights, encoders and caches are shared by all sessions of a detector (:meth:`session`); each has a vocabulary of
     its own, and can be used in a thread of its own. One session may be used from several threads; a call then sees the
     vocabulary before a change, or after it.
+
+    >>> import ovd
+    >>> from ovd.data.shapes.dataset import scene
+    >>> image, objects = scene(seed=7, subset=0, index=10, size=192, weighted=False)  # RGB [192, 192, 3]
+    >>> detector = ovd.load("demo", vocabulary=["striped green crown", "plain blue ring"])
+    >>> detector.detect(image, threshold=0.5).names
+    ['striped green crown', 'plain blue ring']
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -86,6 +88,13 @@ class Detector:
         """A detector of the same weights, encoders and caches with a vocabulary of its own: this one's as it is now.
 
         It costs milliseconds and next to no memory. Sessions are safe beside each other in threads.
+
+        >>> import ovd
+        >>> detector = ovd.load("demo", vocabulary=["plain blue ring"])
+        >>> visitor = detector.session()
+        >>> visitor.set_vocabulary(["dotted red star"])
+        >>> detector.names
+        ('plain blue ring',)
         """
         other = Detector(self._parts)
         with self._lock:
@@ -107,6 +116,12 @@ class Detector:
 
         Raises:
             UserError: Names that repeat or are empty; a head of another CLIP; no such file. The vocabulary stays.
+
+        >>> import ovd
+        >>> detector = ovd.load("demo")
+        >>> detector.set_vocabulary(["a red star with dots", "plain blue ring"], rivals=["plain red star"])
+        >>> detector.names
+        ('a red star with dots', 'plain blue ring')
         """
         own, words = self._parts.own, self._parts.words
         chosen = read_vocabulary(classes, own, words)
@@ -136,6 +151,18 @@ class Detector:
 
         Raises:
             UserError: A class of that name is there; neither words nor boxes; boxes or images that do not fit.
+
+        >>> import ovd
+        >>> from ovd.data.shapes.dataset import scene
+        >>> boxes = []
+        >>> for index in (8, 38, 41):
+        ...     image, objects = scene(seed=7, subset=0, index=index, size=192, weighted=False)
+        ...     boxes += [(image, one.box) for one in objects if one.category.name == "striped green crown"]
+        >>> detector = ovd.load("demo", vocabulary=["plain blue ring"])
+        >>> detector.add_class("gizmo", text=False, boxes=boxes)
+        >>> image, objects = scene(seed=7, subset=0, index=10, size=192, weighted=False)
+        >>> detector.detect(image, threshold=0.95).names
+        ['gizmo', 'plain blue ring']
         """
         self._add(name, text, boxes, rule, method)
 
@@ -157,6 +184,14 @@ class Detector:
 
         Raises:
             UserError: An image that cannot be read.
+
+        >>> import ovd
+        >>> from ovd.data.shapes.dataset import scene
+        >>> image, objects = scene(seed=7, subset=0, index=10, size=192, weighted=False)
+        >>> detector = ovd.load("demo")
+        >>> evidence = detector.look(image)
+        >>> len(detector.name(evidence, threshold=0.9)) < len(detector.name(evidence, threshold=0.1))
+        True
         """
         listed, single = as_list(images)
         return self._looker.look(listed, single, masks and self.has_masks, batch_size)
