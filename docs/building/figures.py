@@ -145,7 +145,7 @@ def first_steps() -> "Image":
         detector = ovd.load("demo", device="cpu")
         detector.set_vocabulary(["dotted red star", "striped blue circle", "plain blue crescent"])
         detector.add_class("gadget", text=False, boxes=[(first, (27, 51, 60, 85))])
-        found = [detector.detect(scene).plot() for scene in (first, second)]
+        found = [detector.detect(scene, threshold=0.6).plot() for scene in (first, second)]
     width, height = found[0].size
     both = Image.new("RGB", (2 * width + 12, height), "white")
     for number, picture in enumerate(found):
