@@ -30,7 +30,6 @@ _CSS = """
   -webkit-user-select: none; -webkit-touch-callout: none; touch-action: manipulation; }
 .board.full .sheet { display: block; }
 .board.full .empty { display: none; }
-.board:not(.full) .pen { display: none; }
 .board.drawing .sheet { touch-action: none; outline: 3px solid var(--color-accent); outline-offset: -3px; }
 .sheet img { display: block; width: 100%; height: auto; margin: 0; pointer-events: none; }
 .boxes { position: absolute; inset: 0; }
@@ -42,7 +41,7 @@ _CSS = """
 .pen { display: none; position: absolute; right: 8px; bottom: 8px; padding: 8px 14px; border-radius: 99px; border: 0;
   background: #000c; color: #fff; font: inherit; font-size: 14px; line-height: 1.3; cursor: pointer; }
 .pen[aria-pressed=true] { background: var(--color-accent); color: #fff; }
-@media (any-pointer: coarse) { .board.full .pen { display: block; } }
+.board.full.touch .pen { display: block; }
 """
 
 _JS = r"""
@@ -60,6 +59,7 @@ const paint = () => {
   const board = part('.board'), image = part('img');
   board.classList.toggle('full', Boolean(props.src));
   board.classList.toggle('drawing', drawing);
+  board.classList.toggle('touch', matchMedia('(any-pointer: coarse)').matches);
   part('.pen').setAttribute('aria-pressed', drawing);
   part('.pen').textContent = drawing ? 'Drag over an example' : 'Draw a box';
   if (props.src && image.getAttribute('src') !== props.src) image.setAttribute('src', props.src);

@@ -52,7 +52,8 @@ paint();
 
 _THUMBS_CSS = """
 .thumbs { display: flex; flex-wrap: wrap; gap: 8px; }
-.thumbs button { padding: 0; border: 2px solid transparent; border-radius: 8px; overflow: hidden; cursor: pointer;
+.thumbs button { padding: 0; margin: 0 !important; border: 2px solid transparent; border-radius: 8px; overflow: hidden;
+  cursor: pointer;
   background: none; line-height: 0; }
 .thumbs button:hover, .thumbs button:focus-visible { border-color: var(--color-accent); outline: none; }
 .thumbs img { width: 58px; height: 58px; object-fit: cover; margin: 0; }

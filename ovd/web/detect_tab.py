@@ -46,26 +46,26 @@ class DetectTab:
                                              scale=0, variant="primary" if not self.examples else "secondary",
                                              file_types=["image"])
                     thumbs = thumbnails(pictures=[thumbnail(one.picture.pixels) for one in self.examples],
-                                    elem_id="examples", visible=bool(self.examples), min_width=200)
+                                    elem_id="examples", visible=bool(self.examples), min_width=300)
             with gr.Column(scale=2, min_width=320):
                 words = gr.Textbox(label="Look for", lines=2, max_lines=8, elem_id="words", submit_btn=False,
                                         placeholder=f"zebra, traffic cone, …  (empty: the {self.own:,} classes that "
                                                     "the model knows)")
                 with gr.Row(elem_classes="buttons"):
-                    find = gr.Button("Find", variant="primary", elem_id="find", min_width=90)
-                    every = gr.Button(f"All {self.own:,} known classes", elem_id="every", min_width=150,
+                    find = gr.Button("Find", variant="primary", elem_id="find", scale=1, min_width=80)
+                    every = gr.Button(f"All {self.own:,} known classes", elem_id="every", scale=2, min_width=200,
                                       visible=bool(self.own))
                 threshold = gr.Slider(0.02, 0.98, THRESHOLD, step=0.01, label="Threshold", elem_id="threshold",
                                            info="lowest score that is shown")
                 masks = gr.Checkbox(True, label="Masks", visible=self.has_masks, elem_id="masks")
                 listed = chip_list(elem_id="classes")
-                with gr.Column(elem_id="teach", elem_classes="panel"):
+                with gr.Column(elem_id="teach"):
                     gr.HTML('<p class="how"><b>Teach a new class by example.</b> Drag a box around one on the picture; '
                             "more boxes are better, on other pictures too.</p>")
                     with gr.Row(elem_classes="buttons"):
                         name = gr.Textbox(show_label=False, label="Name of the new class", container=False, scale=3,
                                           placeholder="What is it called?", elem_id="class-name", min_width=120)
-                        teach = gr.Button("Add class", elem_id="add", scale=1, min_width=110)
+                        teach = gr.Button("Add class", elem_id="add", scale=1, min_width=128)
                     by_word = gr.Checkbox(True, label="The name describes it: use the word too", elem_id="by-word",
                                           container=False)
         found = gr.HTML(elem_id="found")

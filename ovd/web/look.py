@@ -9,7 +9,9 @@ HEAD = """<header class="top"><h1>Open-vocabulary detection</h1>
 <p>Name what you look for, or draw a box around one.</p></header>"""
 
 CSS = """
-.gradio-container { max-width: 1320px !important; margin: 0 auto !important; padding: 0 !important; }
+gradio-app { min-width: 0; max-width: 100vw; }
+.gradio-container { width: 100% !important; max-width: 1320px !important; min-width: 0 !important;
+  margin: 0 auto !important; padding: 0 !important; }
 .gradio-container > .main { padding: 18px 26px 60px !important; max-width: none !important; }
 .html-container { padding: 0 !important; }
 .top h1 { margin: 0; font-size: 1.45rem; letter-spacing: -.01em; }
@@ -19,11 +21,13 @@ CSS = """
 .notice.wrong { background: #fdebdd; color: #7a3300; box-shadow: inset 4px 0 0 #d55e00; }
 .dark .notice.wrong { background: #3a2413; color: #ffc9a0; }
 .source, .buttons { align-items: center; }
-.panel { gap: 10px !important; padding: 14px 16px; border-radius: 10px; background: var(--background-fill-secondary); }
+.buttons button { white-space: nowrap; }
+#teach { gap: 10px; padding: 14px 16px; border-radius: 10px; background: var(--background-fill-secondary); }
 .how { margin: 0; color: var(--body-text-color); }
 .scroll { overflow-x: auto; }
 table.found { border-collapse: collapse; border: 0 !important; min-width: min(100%, 560px); margin: 0;
   font-variant-numeric: tabular-nums; }
+table.found tr { border: 0 !important; }
 table.found th, table.found td { padding: .34rem .7rem; text-align: right; white-space: nowrap; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; color: var(--body-text-color); background: none; }
 table.found th { font-weight: 600; font-size: .88rem; }
@@ -41,11 +45,17 @@ footer { display: none !important; }
 .gradio-container .column, .gradio-container .block, .gradio-container .row > *, .gradio-container main,
 .gradio-container .wrap, .tabs, .tabitem { min-width: 0; max-width: 100%; }
 .html-container { max-width: 100%; overflow-x: auto; }
-@media (max-width: 640px) {
-  .gradio-container > .main { padding: 12px 12px 40px !important; }
-  .top h1 { font-size: 1.2rem; }
-}
 """
+
+# not in CSS, which Gradio rewrites without the conditions
+NARROW = """<style>@media (max-width: 640px) {
+  html body .gradio-container.gradio-container > .main.main.main { padding: 12px 14px 40px !important; }
+  .source { flex-wrap: wrap !important; }
+  #upload { width: 100% !important; max-width: none !important; }
+  .top h1 { font-size: 1.2rem !important; }
+  .thumbs { flex-wrap: nowrap !important; overflow-x: auto; }
+  .thumbs button { flex: none; }
+}</style>"""
 
 
 def theme() -> gr.themes.Base:
@@ -56,6 +66,7 @@ def theme() -> gr.themes.Base:
         font=SANS, font_mono=MONO, radius_size="md", text_size="md").set(
             slider_color="*primary_500", button_primary_background_fill="*primary_500",
             button_primary_background_fill_hover="*primary_600", button_primary_text_color="white",
+            button_large_text_size="*text_md", button_large_padding="9px 18px", button_large_text_weight="600",
             body_text_color_subdued="#62666e", body_text_color_subdued_dark="#a8adb7",
             block_info_text_color="#62666e", block_info_text_color_dark="#a8adb7",
             block_label_text_color="#3f4248", block_title_text_color="*body_text_color",

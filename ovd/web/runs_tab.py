@@ -41,7 +41,7 @@ class RunsTab:
         said = gr.HTML(elem_id="run-notice")
         figures = report_view(elem_id="figures")
         with gr.Row(elem_classes="buttons", elem_id="pictures-bar"):
-            kind = gr.Radio(KINDS, value=KINDS[0], label="Pictures", elem_id="kind", scale=2, min_width=230)
+            kind = gr.Radio(KINDS, value=KINDS[0], label="Pictures", elem_id="kind", scale=2, min_width=280)
             back = gr.Button("← Back", elem_id="back", scale=1, min_width=90)
             on = gr.Button("Next →", elem_id="next", scale=1, min_width=90)
         place = gr.Number(0, visible=False, precision=0)

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from ovd.errors import UserError
 from ovd.web.gate import Gate
-from ovd.web.look import CSS, theme
+from ovd.web.look import CSS, NARROW, theme
 
 TRIED_PORTS = 50
 _SPARE = 1_000_000  # bytes of a request beside the file in it
@@ -20,7 +20,7 @@ def make_app(page: gr.Blocks, file_bytes: int) -> FastAPI:
     app = FastAPI(openapi_url=None)
     gr.mount_gradio_app(app, page, path="/", footer_links=[], run_history=False, show_error=False, ssr_mode=False,
                         max_file_size=file_bytes, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme(),
-                        css=CSS, app_kwargs={"openapi_url": None})
+                        css=CSS, head=NARROW, app_kwargs={"openapi_url": None})
     app.add_middleware(Gate, most_bytes=file_bytes + _SPARE)
     return app
 
