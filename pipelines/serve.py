@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``tools/serve.py``."""
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="of a detector (default: the embedded demo model)")
     parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its weights")
-    parser.add_argument("--model", metavar="FILE", help="a model in one file instead (ovd export-model)")
+    parser.add_argument("--model", metavar="FILE", help="photos, for any words on any photos (docs/photos_model.md), or "
+                        "a model in one file (ovd export-model)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: a GPU where there is one)")
     tabs = parser.add_argument_group("the other tabs")
     tabs.add_argument("--index", type=Path, metavar="DIR", help="a region store to search; an index of ovd build-index "
@@ -94,8 +95,10 @@ def serve_page(config: str | None = None, checkpoint: str | None = None, *, mode
     if find_spec("gradio") is None:
         raise UserError('the page needs Gradio: pip install "ovd[web]"')
     with tempfile.TemporaryDirectory(prefix="ovd-serve-") as uploads:
-        os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1",
+        os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False",
                        "HF_HUB_DISABLE_TELEMETRY": "1"}
+        if model != "photos":  # its CLIP comes from there, once
+            os.environ["HF_HUB_OFFLINE"] = "1"
         from ovd.web.server import free_port, make_app, serve
 
         bound = free_port(host, port)  # before the detector is loaded, which takes longer

@@ -3,6 +3,7 @@
     ovd detect photos --words "zebra, traffic cone" --model FILE.safetensors
     ovd detect photos --words zebra "traffic cone" --model CONFIG --checkpoint CHECKPOINT --out work_dirs/found
     ovd detect photos --boxes boxes.csv --images examples --model FILE.safetensors
+    ovd detect photos --words "zebra, traffic cone" --model photos
     ovd detect clip.mp4 --every 5
     ffmpeg -i rtsp://camera -f image2pipe -c:v mjpeg - | ovd detect - --batch-size 1
 
@@ -34,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       "class; by its boxes alone, or by both where it is among the words")
     what.add_argument("--images", metavar="DIR", help="the folder of the examples' images (default: that of the file)")
     model = parser.add_argument_group("the detector")
-    model.add_argument("--model", default="demo", metavar="MODEL", help="demo, a file of ovd export-model, or a config "
-                       "with --checkpoint (%(default)s)")
+    model.add_argument("--model", default="demo", metavar="MODEL", help="demo, which knows shapes; photos, any "
+                       "words on any photos (docs/photos_model.md); a file of ovd export-model; or a config with "
+                       "--checkpoint (%(default)s)")
     model.add_argument("--checkpoint", metavar="FILE", help="of the config's model")
     model.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="change values of the config")
     model.add_argument("--data-root", help="use the dataset in this folder instead of the config's data_root")
@@ -90,9 +92,9 @@ def run(args: argparse.Namespace) -> int:
 def _model_settings(model: str, checkpoint: str | None, options: list[str]) -> dict[str, object]:
     from ovd.stores.manifest import fingerprint
 
-    files = [Path(path) for path in (model, checkpoint) if path is not None and path != "demo"]
+    files = [Path(path) for path in (model, checkpoint) if path is not None and path not in ("demo", "photos")]
     for path in files:
         if not path.is_file():
-            raise UserError(f"{path}: no such model file; give demo, a .safetensors of ovd export-model, or a config "
-                            "and its --checkpoint")
+            raise UserError(f"{path}: no such model file; give demo, photos, a .safetensors of ovd export-model, or a "
+                            "config and its --checkpoint")
     return {"name": model, "files": [fingerprint(path) for path in files], "options": list(options)}
