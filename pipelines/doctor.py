@@ -114,18 +114,16 @@ def examine(files: Sequence[str | Path] = (), *, data_root: str | Path | None = 
     from ovd.engine.doctor.packages import look_at_packages
 
     report = Report()
-    machine = Probe("machine")  # beside all that follows
     weights = look_at_weights(PRETRAINED)
-    loadable = [str(path) for path in weights if deep or path.stat().st_size <= LARGE]
-    clips = Probe("clips", *loadable)
+    probe = Probe([str(path) for path in weights if deep or path.stat().st_size <= LARGE])  # beside what follows
     report.add("packages", look_at_packages(), asked=True)
     found = look_at_data(data_root or "data", deep)
     disks = memory_and_disk([data_root or "data", "work_dirs"])
     needs = [(str(file), *_needs(Path(file), data_root, work_dir)) for file in files]
-    probed = machine.result()
-    report.add("devices", [*devices(probed), *disks], asked=True)
-    report.add("operators", operators(probed), asked=True)
-    known = clips.result()
+    probed = probe.result()
+    report.add("devices", [*devices(probed["machine"]), *disks], asked=True)
+    report.add("operators", operators(probed["machine"]), asked=True)
+    known = probed["clips"]
     report.add("pretrained weights", _weights(weights, known, found))
     for folder, findings in found.items():
         report.add(f"data in {folder}", findings)

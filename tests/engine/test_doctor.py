@@ -215,10 +215,21 @@ def test_other_versions_than_the_locks_are_noted(tmp_path):
 
 
 def test_a_probe_that_dies_is_a_finding():
-    probe = Probe("machine")
+    probe = Probe()
     probe._process.kill()
-    result = probe.result()
+    result = probe.result()["machine"]
     assert "status" in result["error"] and devices(result)[0].state == "broken" and operators(result) == []
+
+
+def test_a_probe_that_dies_on_its_way_keeps_what_it_found(tmp_path, monkeypatch):
+    (tmp_path / "ovd" / "engine" / "doctor").mkdir(parents=True)
+    for folder in ("ovd", "ovd/engine", "ovd/engine/doctor"):
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "ovd" / "engine" / "doctor" / "probe.py").write_text(
+        "import os\nprint('a library greets')\nprint('{\"machine\": {\"torch\": \"2\"}}', flush=True)\nos._exit(3)\n")
+    monkeypatch.setattr("ovd.engine.doctor.machine.ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert Probe().result() == {"machine": {"torch": "2"}, "clips": {"error": "status 3: said nothing"}}
 
 
 MACHINE = {"torch": "2.11.0+cu130", "cuda_build": "13.0", "threads": 8, "driver": "580.1", "operators_from": "x.so",

@@ -18,8 +18,8 @@ MACHINE = {"torch": "2.11.0", "cuda_build": None, "threads": 1, "driver": None, 
 def quick(monkeypatch):
     """Without the processes that load torch."""
     answers = {"machine": dict(MACHINE), "clips": {}}
-    monkeypatch.setattr(Probe, "__init__", lambda self, what, *paths: setattr(self, "what", what))
-    monkeypatch.setattr(Probe, "result", lambda self: answers[self.what])
+    monkeypatch.setattr(Probe, "__init__", lambda self, weights: None)
+    monkeypatch.setattr(Probe, "result", lambda self: answers)
     return answers
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,32 @@ LITTLE, NOTHING = 5e9, 5e8  # bytes of free space that deserve a note, and with 
 
 
 class Probe:
-    """A process of :mod:`ovd.engine.doctor.probe` that has begun; :meth:`result` waits for it."""
+    """A process of :mod:`ovd.engine.doctor.probe` that has begun; :meth:`result` waits for it.
 
-    def __init__(self, *arguments: str) -> None:
+    Args:
+        weights: files of which it is to say which CLIP they are.
+    """
+
+    def __init__(self, weights: Sequence[str] = ()) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        self._process = subprocess.Popen([sys.executable, "-m", "ovd.engine.doctor.probe", *arguments],
+        self._process = subprocess.Popen([sys.executable, "-m", "ovd.engine.doctor.probe", *weights],
                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
                                          env=environment)
 
-    def result(self) -> dict[str, Any]:
-        """What it found; ``{"error": ...}`` where it ended otherwise."""
+    def result(self) -> dict[str, dict[str, Any]]:
+        """What it found, by part (``machine``, ``clips``); ``{"error": ...}`` for what it did not come to."""
         try:
             out, errors = self._process.communicate(timeout=PATIENCE)
+            ended = f"status {self._process.returncode}: {(errors.strip().splitlines() or ['said nothing'])[-1][:300]}"
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.communicate()
-            return {"error": f"no answer within {PATIENCE} s"}
-        try:
-            return json.loads(out.strip().splitlines()[-1])
-        except (IndexError, ValueError):
-            last = (errors.strip().splitlines() or ["said nothing"])[-1]
-            return {"error": f"status {self._process.returncode}: {last[:300]}"}
+            out, _ = self._process.communicate()
+            ended = f"no answer within {PATIENCE} s"
+        found: dict[str, dict[str, Any]] = {"machine": {"error": ended}, "clips": {"error": ended}}
+        for line in out.splitlines():
+            with suppress(ValueError, TypeError):  # libraries print too
+                found |= json.loads(line)
+        return found
 
 
 def devices(found: dict[str, Any]) -> list[Finding]:

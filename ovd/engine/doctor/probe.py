@@ -1,6 +1,7 @@
-"""What can only be found by loading torch; runs as a process: ``python -m ovd.engine.doctor.probe machine``.
+"""What can only be found by loading torch; runs as a process: ``python -m ovd.engine.doctor.probe WEIGHTS ...``.
 
-The last line of its output is json. Operators are called once each, on numbers whose result is known.
+It prints a line of json for each part as soon as it is found, so that a library that ends the process takes no more
+than its own part along. Operators are called once each, on numbers whose result is known.
 """
 
 import json
@@ -35,6 +36,7 @@ def machine() -> dict[str, Any]:
 
 def clips(paths: list[str]) -> dict[str, Any]:
     """Of each weights file the CLIP that it is: its fingerprint, widths and sides, or what is wrong with it."""
+    sys.modules.setdefault("wandb", None)  # timm imports it where it is installed, which takes most of a second
     from ovd.clip.towers import OPENAI_NAMES, load_clip
 
     found: dict[str, Any] = {}
@@ -163,4 +165,5 @@ def _line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(clips(sys.argv[2:]) if sys.argv[1] == "clips" else machine()))
+    print(json.dumps({"machine": machine()}), flush=True)
+    print(json.dumps({"clips": clips(sys.argv[1:])}), flush=True)
