@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``tools/serve.py``."""
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="of a detector (default: the embedded demo model)")
     parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its weights")
-    parser.add_argument("--model", metavar="FILE", help="photos, for any words on any photos (docs/photos_model.md), or "
-                        "a model in one file (ovd export-model)")
+    parser.add_argument("--model", metavar="FILE", help="photos, for any words on any photos (docs/photos_model.md), "
+                        "or a model in one file (ovd export-model)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: a GPU where there is one)")
     tabs = parser.add_argument_group("the other tabs")
     tabs.add_argument("--index", type=Path, metavar="DIR", help="a region store to search; an index of ovd build-index "
