@@ -110,6 +110,7 @@ def examine(files: Sequence[str | Path] = (), *, data_root: str | Path | None = 
         deep: Read what takes long, too.
     """
     from ovd.engine.doctor.data import look_at_data, look_at_weights
+    from ovd.engine.doctor.downloads import look_at_downloads
     from ovd.engine.doctor.machine import Probe, devices, memory_and_disk, operators
     from ovd.engine.doctor.packages import look_at_packages
 
@@ -125,6 +126,7 @@ def examine(files: Sequence[str | Path] = (), *, data_root: str | Path | None = 
     report.add("operators", operators(probed["machine"]), asked=True)
     known = probed["clips"]
     report.add("pretrained weights", _weights(weights, known, found))
+    report.add("public weights", look_at_downloads())
     for folder, findings in found.items():
         report.add(f"data in {folder}", findings)
     if not files:
