@@ -20,7 +20,7 @@ test: setup  ## run the tests, JOBS=2 at a time
 	@OMP_NUM_THREADS=1 $(PYTHON_IN_VENV) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 docs: setup  ## build the documentation as a site into work_dirs/site, to read from disk
-	@NO_MKDOCS_2_WARNING=1 $(PYTHON_IN_VENV) -m mkdocs build --quiet $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON_IN_VENV) -m mkdocs build $(ARGS)
 	@echo "work_dirs/site/index.html"
 
 lint: setup  ## check the code with ruff

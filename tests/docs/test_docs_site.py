@@ -18,7 +18,7 @@ BUILDING = ROOT / "docs" / "building"
 def site(tmp_path_factory) -> Path:
     """The site, as ``make docs`` builds it: a warning, such as a broken link or anchor, is an error."""
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder],
                           cwd=ROOT, capture_output=True, text=True, timeout=300,
                           env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
