@@ -158,7 +158,7 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
     from ovd.fewshot.detection.results import rows, table
     from ovd.stores.class_registry import load_classes
     from ovd.stores.manifest import Manifest, current_or_remove, fingerprint
-    from pipelines.fewshot_inputs import ShotSource, load_sets, made_up, of_config, split_of
+    from pipelines.fewshot_inputs import ShotSource, check_apart, load_sets, made_up, of_config, split_of
 
     start = time.perf_counter()
     methods = [Method.parse(written) for written in plan.methods]
@@ -171,6 +171,7 @@ def fewshot_eval(config: str | Path, checkpoint: str | Path, plan: Plan = Plan()
     k = max(plan.shots)
     sets = load_sets(shots_files, source, split.novel, k) if shots_files else \
         {seed: source.draw(split.novel, k, seed) for seed in plan.seeds}
+    check_apart(cfg, source, sets.values())
     head_file = Path(class_head) if class_head else of_config(cfg, "class_head")
     base_boxes = source.draw_base(split.base, base_shots)
     inputs = {"checkpoint": fingerprint(checkpoint), "annotations": fingerprint(source.path)}

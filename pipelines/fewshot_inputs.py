@@ -1,6 +1,7 @@
 """What the stages for added classes read: the split, annotations in which novel classes have boxes, shots, words."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,29 @@ def split_of(cfg: "Config") -> "Split":
     if not split.novel:
         raise UserError(f"{cfg.filename}: the split {split.name} has no novel classes to add")
     return split
+
+
+def check_apart(cfg: "Config", source: ShotSource, sets: Iterable["ShotSet"]) -> None:
+    """Refuse shots in images that are evaluated.
+
+    Raises:
+        UserError: Names one of them.
+    """
+    from ovd.data.annotations import image_path, load_annotations
+
+    dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
+    root = dataset.get("data_root") or ""
+    if not dataset.get("ann_file"):
+        return
+    annotations = Path(root, dataset["ann_file"])
+    folder = Path(root, (dataset.get("data_prefix") or {}).get("img") or "")
+    evaluated = {os.path.abspath(image_path(image, folder)) for image in load_annotations(annotations).images}
+    for shots in sets:
+        for name, each in shots.classes.items():
+            for shot in each:
+                if os.path.abspath(source.image_root / shot.image) in evaluated:
+                    raise UserError(f"{source.path}: {shot.image}, with a shot of {name!r}, is among the evaluated "
+                                    f"images ({annotations}): take shots from other images (--annotations FILE)")
 
 
 def load_sets(files: Sequence[str | Path], source: ShotSource, names: Sequence[str], k: int) -> dict[int, "ShotSet"]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ def world(tmp_path_factory) -> Path:
     """Small pictures, classes, and a detector whose weights are random but whose scores are not all alike."""
     root = write_world(tmp_path_factory.mktemp("added") / "data", BASE, NOVEL, train=10, val=10)
     write_caches(root)
+    shutil.copytree(root / "val", root / "support")
     cfg = load_config(CONFIG, (), root)
     resolve_types(cfg)
     torch.manual_seed(1)
@@ -51,7 +53,7 @@ def world(tmp_path_factory) -> Path:
 
 
 def added(world: Path, out: Path, plan: Plan = PLAN, **options):
-    options = {"annotations": world / "annotations" / "val.json", "images": world / "val", **options}
+    options = {"annotations": world / "annotations" / "val.json", "images": world / "support", **options}
     return fewshot_eval(CONFIG, world / "detector.pth", plan, out=out, data_root=world, device="cpu", options=MANY,
                         **options)
 
@@ -62,7 +64,7 @@ def evaluated(world, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("evaluated")
     subprocess.run([sys.executable, "-m", "pipelines.cli", "fewshot-eval", CONFIG, world / "detector.pth", "--methods",
                     *METHODS, "--shots", "1", "3", "--seeds", "0", "1", "--annotations", world / "annotations/val.json",
-                    "--images", world / "val", "--calibration-images", "6", "--data-root", world, "--out", out,
+                    "--images", world / "support", "--calibration-images", "6", "--data-root", world, "--out", out,
                     "--save-heads", "--device", "cpu", "--cfg-options",
                     *(f"{key}={value}" for key, value in MANY.items())],
                    check=True, cwd=CONFIG.parents[1], capture_output=True)
@@ -132,9 +134,12 @@ def test_a_smoke_test_has_no_scores_and_is_never_taken_for_results(world, tmp_pa
     ({}, {"annotations": "nowhere.json"}, r"nowhere\.json: "),
     ({}, {"annotations": None}, "support_ann is not set"),
     ({}, {"images": "nowhere"}, "nowhere: no folder"),
+    ({}, {"images": "val"}, r"val\.json: .*with a shot of 'red disc', is among the evaluated images"),
     ({}, {"shots_files": ["nowhere.json"]}, r"nowhere\.json"),
 ])
 def test_wrong_input_is_refused_before_work_is_spent(world, tmp_path, plan, options, message):
+    if options.get("images") == "val":
+        options = {"images": world / "val"}
     with pytest.raises(UserError, match=message) as refused:
         added(world, tmp_path, Plan(**{"methods": ("prototype",), "shots": (1,), "seeds": (0,), **plan}), **options)
     assert "\n" not in str(refused.value) and not any(tmp_path.iterdir())

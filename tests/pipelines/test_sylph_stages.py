@@ -1,6 +1,7 @@
 """Meta-training of FCOS and what comes after it: every variant is trained, makes classes of boxes, and is evaluated."""
 
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +34,9 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    return write_world(tmp_path_factory.mktemp("meta") / "data", BASE, NOVEL, train=10, val=10)
+    root = write_world(tmp_path_factory.mktemp("meta") / "data", BASE, NOVEL, train=10, val=10)
+    shutil.copytree(root / "val", root / "support")
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def trained(world, tmp_path_factory):
 
 
 def where(world: Path, variant: str) -> dict:
-    return {"data_root": world, "device": "cpu", "options": VARIANTS[variant], "images": world / "val",
+    return {"data_root": world, "device": "cpu", "options": VARIANTS[variant], "images": world / "support",
             "annotations": world / "annotations" / "val.json"}
 
 
