@@ -113,7 +113,9 @@ def from_config(cfg: Config, checkpoint: str | os.PathLike, device: torch.device
 def own_head(model: nn.Module) -> ClassHead | None:
     """The classes that a model knows after it is loaded."""
     heads = [classifier.head for classifier in classifiers(model)]
-    return heads[0] if heads else model.base_head()
+    if heads:
+        return heads[0]
+    return None if getattr(model, "outgrew_rows", False) else model.base_head()
 
 
 def trained_head(model: nn.Module) -> ClassHead | None:
