@@ -12,6 +12,7 @@ def look_at_downloads() -> list[Finding]:
         if download.is_here:
             found.append(Finding("--model photos", f"{download.what}: is in {download.folder}", facts=facts))
         else:
-            found.append(Finding("--model photos", f"{download.what}: not here yet; the first use downloads {download}",
-                                 "note", "ovd detect PHOTOS --model photos --words WORDS  (once, with a network)", facts))
+            text = f"{download.what}: not here yet; the first use downloads {download}"
+            remedy = "ovd detect PHOTOS --model photos --words WORDS  (once, with a network)"
+            found.append(Finding("--model photos", text, "note", remedy, facts))
     return found
