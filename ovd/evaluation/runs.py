@@ -151,7 +151,8 @@ class Run:
             found.append(Missing("the trained weights, final.pth",
                                  f"ovd train {config}{where} --work-dir {self.work_dir} --resume"))
         if self.log is None:
-            found.append(Missing("losses: the run was not trained in this folder", ""))
+            found.append(Missing("losses: " + ("none was logged so far" if self.config.get("train_dataloader") else
+                                               "training happened elsewhere"), ""))
         if not self.has_classes:
             return found
         added = self.config["model"].get("type", "").endswith((".SylphFCOS", ".HyperRoI"))
@@ -348,6 +349,8 @@ def _status(log: TrainingLog | None, config: Mapping[str, Any] | None, checkpoin
         trained = f"trained to iteration {reached}" if reached else "trained"
     elif log is not None:
         trained = f"not finished: iteration {reached}" + (f" of {end}" if end else "")
+    elif config is not None and evaluated == "not tested":
+        trained = "begun, nothing was logged so far"
     else:
         return evaluated
     return f"{trained}, {evaluated}"

@@ -74,6 +74,13 @@ def test_a_half_finished_run_has_its_losses_and_names_what_is_missing(half):
     assert f"--out {half / 'detections.json'}" in run.missing()[1].command
 
 
+def test_a_run_that_has_only_begun_says_so(half):
+    (half / "20300101_000000" / "vis_data" / "scalars.json").unlink()
+    run = read_run(half)
+    assert run.status == "begun, nothing was logged so far, not tested" and run.log is None
+    assert "losses: none was logged so far" in [missing.what for missing in run.missing()]
+
+
 def test_a_finished_run_has_its_figures_and_fingerprints(half):
     write_start(half, "20300101_000001", "data", test=True)
     (half / "metrics.json").write_text(json.dumps({"novel/ap50": 31.5, "base/ap50": None, "untrained": True}))
