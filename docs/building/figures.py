@@ -219,7 +219,8 @@ def _arrow(axes: "Axes", start: tuple[float, float], end: tuple[float, float], c
                                               "shrinkA": 1, "shrinkB": 1})
 
 
-FIGURES = {"distillation": distillation, "prompts": prompts, "class_sources": class_sources, "first_steps": first_steps, "looking": looking}
+FIGURES = {"distillation": distillation, "prompts": prompts, "class_sources": class_sources,
+           "first_steps": first_steps, "looking": looking}
 
 
 def main(folder: Path, names: Sequence[str] = ()) -> None:

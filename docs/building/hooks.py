@@ -1,5 +1,7 @@
 """mkdocs' hooks: generated references, and one set of links that works here and where the repository is browsed.
 
+The modules beside this one are mkdocs' too: it puts their folder on the path.
+
 Pages in ``docs/`` link to files beside them. A link that leaves ``docs/`` leads to a page too: the READMEs are pages of
 the site, any other file is shown as it stands. Names of commands (``ovd train``) lead to their reference.
 """

@@ -1,1 +1,0 @@
-"""What builds the documentation site beside mkdocs: hooks, generated references, figures."""
