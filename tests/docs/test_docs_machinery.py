@@ -13,7 +13,8 @@ import python_pages
 
 def test_examples_lists_and_sessions_of_a_docstring_are_kept_apart():
     text = ("Does *this* to ``a_b`` (see :func:`~ovd.load`, docs/stores.md)::\n\n"
-            "    ovd train CONFIG \\\n        --seed 1\n\n    ovd test CONFIG\n\nThen:\n\n    a = 1\n\n- ``one``: first,\n  and on\n- two\n\n>>> 1 + 1\n2\n")
+            "    ovd train CONFIG \\\n        --seed 1\n\n    ovd test CONFIG\n\n"
+            "Then:\n\n    a = 1\n\n- ``one``: first,\n  and on\n- two\n\n>>> 1 + 1\n2\n")
     assert prose.markdown(text, up="../").split("\n\n```") == [
         "Does \\*this\\* to `a_b` (see `ovd.load`, [docs/stores.md](../stores.md)):",
         "bash\novd train CONFIG \\\n    --seed 1\n\novd test CONFIG\n```\n\nThen:",
