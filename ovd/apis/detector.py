@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 
 from ovd.apis.detections import Detections, encode_masks
 from ovd.apis.evidence import Evidence, Looker, Pass
-from ovd.apis.examples import Example, example_vectors
+from ovd.apis.examples import Example, example_head
 from ovd.apis.images import ImageInput, as_list, source_of
 from ovd.apis.parts import Parts, twin
 from ovd.apis.vocabulary import Vocabulary, of_names, read_vocabulary
@@ -147,7 +147,8 @@ class Detector:
             boxes: Examples: (image, (x1, y1, x2, y2)) in pixels of the image, some 3 to 10.
             rule: How words and boxes become one: ``"trusted"`` (words that do not fit the boxes give way to them),
                 ``"weights"``, ``"logits"``, ``"max"`` (:func:`ovd.fewshot.combination.combine`).
-            method: How boxes become a class: ``"prototype"`` (:data:`ovd.fewshot.sources.METHODS` has others).
+            method: How boxes become a class: ``"prototype"`` (:data:`ovd.fewshot.sources.METHODS` has others), or
+                ``"codes"`` of a detector with a hypernetwork.
 
         Raises:
             UserError: A class of that name is there; neither words nor boxes; boxes or images that do not fit.
@@ -246,13 +247,18 @@ class Detector:
              method: str) -> None:
         if (known := self._vocabulary.known(name)) is not None:
             raise UserError(f"there is a class {known!r} already: remove_class({known!r}) first")
-        words, examples = None, None
+        parts, words, examples = self._parts, None, None
+        if parts.words is None and boxes is not None and text is None:
+            text = False  # nothing hears the name
         if text is not False:
             given = None if text in (None, True) else {name: [text] if isinstance(text, str) else list(text)}
-            words = of_names([name], self._parts.own, self._parts.words, given)
+            words = of_names([name], parts.own, parts.words, given)
         if boxes is not None:
-            examples = example_vectors(self._looker, name, boxes, self._parts.own).head(method)
-        head = self._parts.lessons.head(words, examples, 0 if boxes is None else len(boxes), rule, method)
+            examples = example_head(self._looker, name, boxes, parts.own, method)
+        if words is None and examples is not None and not self._classifiers():
+            head = examples  # outside CLIP's space scores are each by itself, there is no level to find
+        else:
+            head = parts.lessons.head(words, examples, 0 if boxes is None else len(boxes), rule, method)
         with self._lock:
             self._use(self._vocabulary.plus(head))
 

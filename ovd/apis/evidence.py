@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ovd.apis.images import ImageInput, described, read_rgb
 from ovd.errors import UserError
+from ovd.fewshot.detector_vectors import Reader
 
 _LOADERS = ("LoadImageFromFile", "LoadImageFromNDArray", "LoadAnnotations", "LoadRegions")
 
@@ -104,11 +105,11 @@ class Looker:
         return Evidence(tuple(images), tuple(sizes), single, masks, tuple(passes))
 
     @torch.inference_mode()
-    def embed(self, examples: Sequence[tuple[ImageInput, Sequence[Sequence[float]]]]) -> Tensor:
-        """The detector's unit embeddings of boxes (x1, y1, x2, y2 in pixels of their images), image after image.
+    def read(self, examples: Sequence[tuple[ImageInput, Sequence[Sequence[float]]]], reader: Reader) -> Tensor:
+        """A row for each box (x1, y1, x2, y2 in pixels of its image), image after image, on the CPU.
 
-        Returns:
-            float32 ``[S, D]`` on the CPU.
+        Args:
+            reader: One of the model's methods that read boxes, such as ``embed_boxes``.
         """
         rows = []
         for image, boxes in examples:
@@ -116,7 +117,7 @@ class Looker:
             inputs, samples = self.collate([prepared])
             scale = torch.tensor(samples[0].scale_factor, dtype=torch.float32).repeat(2)
             samples[0].gt_instances.bboxes = (torch.tensor(boxes, dtype=torch.float32) * scale).to(inputs.device)
-            rows.append(self.model.embed_boxes(inputs, samples).cpu())
+            rows.append(reader(inputs, samples).cpu())
         return torch.cat(rows).clone()
 
 

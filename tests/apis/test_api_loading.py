@@ -20,6 +20,8 @@ from ovd.apis.exporting import model_file
 from ovd.apis.model_file import ModelFile, plain_config
 from ovd.engine.config import load_config, resolve_types
 from ovd.errors import UserError
+from ovd.fewshot.detection.detector import ShotDetector
+from ovd.fewshot.shots import Shot, ShotSet
 from ovd.stores.class_heads import ClassHead
 
 CONFIG = Path(__file__).parents[1] / "tiny_vild.py"
@@ -100,6 +102,41 @@ def test_one_file_is_the_same_detector(world, tmp_path):
         assert np.array_equal(ours.boxes, theirs.boxes) and np.array_equal(ours.scores, theirs.scores)
     with pytest.raises(UserError, match=r"is the CLIP sha256:.*the detector was trained with sha256:tiny"):
         detector.set_vocabulary(["zebra"])
+
+
+def test_a_hypernetworks_codes_are_those_of_the_boxes(world, tmp_path):
+    config = CONFIG.with_name("tiny_hyper.py")
+    cfg = load_config(config, (), world)
+    resolve_types(cfg)
+    torch.manual_seed(2)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    torch.save({"state_dict": model.state_dict(), "meta": {}}, tmp_path / "hyper.pth")
+    detector = ovd.load(config, tmp_path / "hyper.pth", device="cpu", data_root=world)
+    image = sorted((world / "val").iterdir())[0]
+    boxes = [(image, (2, 3, 30, 40)), (image, (20, 10, 60, 50))]
+    with pytest.warns(UserWarning, match="nothing was learned of how codes"):
+        detector.add_class("thing", text=False, boxes=boxes, method="codes")
+    shots = ShotSet({"thing": tuple(Shot(image.name, 1, box) for _, box in boxes)})
+    peer = ShotDetector(load_config(config, (), world), tmp_path / "hyper.pth", image.parent)
+    expected = peer.features(shots).head(2)
+    found = detector._vocabulary.added["thing"]
+    np.testing.assert_allclose(found.weights, expected.weights, atol=1e-5)
+    plain = ovd.load(CONFIG, world / "detector.pth", device="cpu", data_root=world)
+    with pytest.raises(UserError, match="ViLD makes no class of boxes by 'codes': give a ViLD"):
+        plain.add_class("thing", text=False, boxes=boxes, method="codes")
+
+
+def test_vectors_of_boxes_are_those_of_the_few_shot_stages(world):
+    detector = ovd.load(CONFIG, world / "detector.pth", device="cpu", data_root=world)
+    images = sorted((world / "val").iterdir())[:2]
+    boxes = [(images[0], (2, 3, 30, 40)), (images[1], (20, 10, 60, 50)), (images[0], (5, 5, 25, 25))]
+    with pytest.warns(UserWarning):
+        detector.add_class("thing", text=False, boxes=boxes, method="tip")
+    shots = ShotSet({"thing": tuple(Shot(image.name, images.index(image), box) for image, box in boxes)})
+    peer = ShotDetector(load_config(CONFIG, (), world), world / "detector.pth", images[0].parent)
+    np.testing.assert_allclose(detector._vocabulary.added["thing"].weights[0], peer.vectors(shots).of("thing"),
+                               atol=1e-5)
 
 
 def test_a_recipe_gives_the_detector_that_it_trained(world, tmp_path, monkeypatch):
