@@ -67,7 +67,7 @@ class Detector:
     @property
     def added(self) -> tuple[str, ...]:
         """Those of them that :meth:`add_class` added."""
-        return tuple(self._vocabulary.added)
+        return self._vocabulary.added_names
 
     @property
     def own_names(self) -> tuple[str, ...]:
@@ -128,11 +128,11 @@ class Detector:
         if isinstance(rivals, str) and rivals != "own":
             raise UserError(f"rivals {rivals!r}: give 'own', None, or a list of names")
         silent = self._parts.trained if rivals == "own" else read_vocabulary(list(rivals or ()), own, words)
-        self._use(Vocabulary(chosen, {}, silent))
+        self._use(Vocabulary(chosen, None, silent))
 
     def reset_vocabulary(self) -> None:
         """Detect the model's own classes again."""
-        self._use(Vocabulary(self._parts.own, {}, self._parts.trained))
+        self._use(Vocabulary(self._parts.own, None, self._parts.trained))
 
     def add_class(self, name: str, text: str | Sequence[str] | bool | None = None,
                   boxes: Sequence[Example] | None = None, rule: str = "trusted", method: str = "prototype") -> None:
@@ -264,12 +264,12 @@ class Detector:
 
     def _use(self, vocabulary: Vocabulary) -> None:
         """Detect the classes of a vocabulary from now on; it stays what it was where they do not fit."""
-        head = vocabulary.head()
+        head, rivals = vocabulary.head(), vocabulary.rivals
         with self._lock:
             if head is not None:
                 self._model.set_class_head(head)
                 for classifier in self._classifiers():
-                    classifier.arrange(vocabulary.added, vocabulary.rivals)
+                    classifier.arrange(set(vocabulary.added_names), rivals)
             for name in vocabulary.names:
                 self._slots.setdefault(name, len(self._slots))
             self._vocabulary = vocabulary

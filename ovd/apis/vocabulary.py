@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 from ovd.apis.words import Words
@@ -18,19 +19,24 @@ class Vocabulary:
 
     Attributes:
         chosen: Classes that compete with each other; None for none.
-        added: Name -> the head of one class that does not compete with other added ones.
+        added: Classes that do not compete with each other; None for none.
         silent: Classes that compete with all of these and are not reported themselves. None of them competes with a
             class of its own name.
     """
 
     chosen: ClassHead | None = None
-    added: Mapping[str, ClassHead] = field(default_factory=dict)
+    added: ClassHead | None = None
     silent: ClassHead | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """The chosen classes, then the added ones."""
-        return (() if self.chosen is None else self.chosen.names) + tuple(self.added)
+        return (() if self.chosen is None else self.chosen.names) + self.added_names
+
+    @property
+    def added_names(self) -> tuple[str, ...]:
+        """The added classes."""
+        return () if self.added is None else self.added.names
 
     @property
     def rivals(self) -> dict[str, str]:
@@ -43,28 +49,25 @@ class Vocabulary:
         """All classes as one head without background, rivals last; None where nothing is to be reported."""
         if not self.names:
             return None
-        heads = [*([] if self.chosen is None else [self.chosen]), *self.added.values()]
+        heads = [head for head in (self.chosen, self.added) if head is not None]
         if rivals := self.rivals:
             heads.append(replace(self.silent.select(rivals.values()), names=tuple(rivals)))
-        heads = [replace(head, background=None) for head in heads]
-        while len(heads) > 1:  # neighbours in pairs: each class is copied a few times, however many there are
-            heads = [left.concat(*right) if right else left
-                     for left, *right in (heads[first:first + 2] for first in range(0, len(heads), 2))]
-        return heads[0]
+        return reduce(ClassHead.concat, [replace(head, background=None) for head in heads])
 
     def known(self, name: str) -> str | None:
         """The class of this name, in whichever spelling."""
         return next((known for known in self.names if spelling(known) == spelling(name)), None)
 
     def plus(self, head: ClassHead) -> "Vocabulary":
-        """With a class of its own name more."""
-        return replace(self, added={**self.added, head.names[0]: head})
+        """With added classes more."""
+        head = replace(head, background=None)
+        return replace(self, added=head if self.added is None else self.added.concat(head))
 
     def without(self, name: str) -> "Vocabulary":
         """Less a class that is there."""
-        if name in self.added:
-            return replace(self, added={other: head for other, head in self.added.items() if other != name})
-        return replace(self, chosen=self.chosen.remove([name]) if len(self.chosen) > 1 else None)
+        part = "added" if name in self.added_names else "chosen"
+        head = getattr(self, part)
+        return replace(self, **{part: head.remove([name]) if len(head) > 1 else None})
 
 
 def read_vocabulary(classes: Sequence[str] | ClassHead | str | os.PathLike, own: ClassHead | None,

@@ -143,7 +143,7 @@ def test_boxes_keep_their_images_whatever_their_order(detector, scenes):
     for name, boxes in (("mixed", [(other, ring), (image, crown), (other, heart)]),
                         ("sorted", [(image, crown), (other, ring), (other, heart)])):
         detector.add_class(name, text=False, boxes=boxes, method="tip")
-    mixed, in_order = (detector._vocabulary.added[name].weights for name in ("mixed", "sorted"))
+    mixed, in_order = (detector._vocabulary.added.select([name]).weights for name in ("mixed", "sorted"))
     np.testing.assert_allclose(mixed[0, [1, 0, 2]], in_order[0], atol=1e-6)
 
 

@@ -120,7 +120,7 @@ def test_a_hypernetworks_codes_are_those_of_the_boxes(world, tmp_path):
     shots = ShotSet({"thing": tuple(Shot(image.name, 1, box) for _, box in boxes)})
     peer = ShotDetector(load_config(config, (), world), tmp_path / "hyper.pth", image.parent)
     expected = peer.features(shots).head(2)
-    found = detector._vocabulary.added["thing"]
+    found = detector._vocabulary.added.select(["thing"])
     np.testing.assert_allclose(found.weights, expected.weights, atol=1e-5)
     plain = ovd.load(CONFIG, world / "detector.pth", device="cpu", data_root=world)
     with pytest.raises(UserError, match="ViLD makes no class of boxes by 'codes': give a ViLD"):
@@ -135,7 +135,7 @@ def test_vectors_of_boxes_are_those_of_the_few_shot_stages(world):
         detector.add_class("thing", text=False, boxes=boxes, method="tip")
     shots = ShotSet({"thing": tuple(Shot(image.name, images.index(image), box) for image, box in boxes)})
     peer = ShotDetector(load_config(CONFIG, (), world), world / "detector.pth", images[0].parent)
-    np.testing.assert_allclose(detector._vocabulary.added["thing"].weights[0], peer.vectors(shots).of("thing"),
+    np.testing.assert_allclose(detector._vocabulary.added.select(["thing"]).weights[0], peer.vectors(shots).of("thing"),
                                atol=1e-5)
 
 

@@ -79,7 +79,7 @@ def test_what_base_classes_taught_is_used(world, exported):
         detector.add_class("thing", text=False, boxes=[(images[0], (5, 5, 40, 40)), (images[1], (5, 5, 40, 40))])
         detector.add_class("green disc", boxes=[(images[0], (5, 5, 40, 40))] * 7)
     learned = lessons["calibration", 2, None]
-    added = detector._vocabulary.added["thing"]
+    added = detector._vocabulary.added.select(["thing"])
     assert added.provenance[0]["calibration"] == {"gain": learned["gain"], "offset": learned["offset"]}
     assert detector.detect(images[2], threshold=0).names
 
