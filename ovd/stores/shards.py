@@ -328,7 +328,7 @@ def load_image_ids(path: Path, digest: str) -> np.ndarray:
         ids = np.load(path / "image_ids.npy", allow_pickle=False)
         if _digest(ids) == digest:
             return ids
-    except (OSError, ValueError):
+    except Exception:  # of a damaged header numpy complains in many ways, by TokenError for one
         pass
     raise UserError(f"{path / 'image_ids.npy'}: is damaged; delete it and run the stage again")
 

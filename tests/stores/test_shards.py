@@ -391,9 +391,10 @@ def test_damaged_side_files_are_named(store, name, data):
         RegionStore(store)
 
 
-def test_damaged_image_ids_are_named(store):
+@pytest.mark.parametrize("place", [-1, 10])  # an id; the first brace of numpy's header
+def test_damaged_image_ids_are_named(store, place):
     ids = bytearray((store / "image_ids.npy").read_bytes())
-    ids[-1] ^= 1
+    ids[place] ^= 1
     (store / "image_ids.npy").write_bytes(ids)
     with pytest.raises(UserError, match=r"image_ids\.npy: is damaged"):
         RegionStore(store)

@@ -35,7 +35,10 @@ def look_at_data(root: str | Path, deep: bool = False) -> dict[str, list[Finding
     if not root.is_dir():
         return {str(root): [Finding("folder", "does not exist", "note", "put data there (data/README.md), or name it "
                                     "with --data-root")]}
-    folders = [root] if _is_dataset(root) else [f for f in sorted(root.iterdir()) if f.is_dir() and _is_dataset(f)]
+    try:
+        folders = [root] if _is_dataset(root) else [f for f in sorted(root.iterdir()) if f.is_dir() and _is_dataset(f)]
+    except OSError as error:
+        return {str(root): [Finding("folder", f"cannot be read ({error})", "broken")]}
     if not folders:
         return {str(root): [Finding("data", "no dataset", "note", "data/README.md says where to put one; ovd shapes "
                                     "renders the embedded benchmark")]}

@@ -61,8 +61,8 @@ def look_at_config(path: str | Path, data_root: str | Path | None = None,
     try:
         cfg = load_config(path, data_root=data_root)
         inputs = find_inputs(cfg, SECTIONS)
-    except UserError as error:
-        return Needs([Finding(str(path), str(error), "broken")])
+    except Exception as error:  # a config is the user's code, and may name classes that cannot be imported
+        return Needs([Finding(Path(path).name, str(error) or type(error).__name__, "broken")])
     needs, makers = Needs(), Makers(cfg, Path(path), data_root)
     absent: list[Input] = []
     for entry in inputs:
