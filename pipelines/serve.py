@@ -105,7 +105,7 @@ def serve_page(config: str | None = None, checkpoint: str | None = None, *, mode
         with bound:
             page = _page(config, checkpoint, model, device, index, index_ann, index_images, index_clip, runs, uploads,
                          max_upload, max_pixels)
-            app = make_app(page, max_upload)
+            app = make_app(page, max_upload, uploads)
             given = bound.getsockname()[1]
             if given != port:
                 print(f"port {port} is taken; this is the next free one")

@@ -62,7 +62,7 @@ const paint = () => {
   board.classList.toggle('touch', matchMedia('(any-pointer: coarse)').matches);
   part('.pen').setAttribute('aria-pressed', drawing);
   part('.pen').textContent = drawing ? 'Drag over an example' : 'Draw a box';
-  if (props.src && image.getAttribute('src') !== props.src) image.setAttribute('src', props.src);
+  if (props.src && image.src !== props.src) image.src = props.src;
   image.alt = props.alt || '';
   if (props.empty) part('.empty').textContent = props.empty;
   const layer = part('.boxes');
@@ -83,7 +83,10 @@ const paint = () => {
   });
 };
 const update = () => {
-  if (props.turn !== shown) { shown = props.turn; boxes = []; live = start = null; drawing = false; }
+  if (props.turn !== shown) {
+    shown = props.turn; boxes = []; live = start = null; drawing = false;
+    if ((props.value || []).length) props.value = [];
+  }
   paint();
 };
 element.addEventListener('pointerdown', event => {
@@ -120,9 +123,10 @@ element.addEventListener('keydown', event => {
 element.addEventListener('click', event => {
   if (event.target.closest('.pen')) { drawing = !drawing; paint(); }
 });
-const give = files => {
-  const field = document.querySelector(`#${props.field} input[type=file]`);
-  const picture = [...files].find(file => file.type.startsWith('image/')) || files[0];
+const files = () => document.querySelector(`#${props.field} input[type=file]`);
+const give = given => {
+  const field = files();
+  const picture = [...given].find(file => file.type.startsWith('image/')) || given[0];
   if (!field || !picture) return;
   const chosen = new DataTransfer();
   chosen.items.add(picture);
@@ -136,6 +140,16 @@ element.addEventListener('drop', event => {
   part('.board').classList.remove('over');
   give(event.dataTransfer.files);
 });
+document.addEventListener('change', event => {  // before it is sent
+  const field = files();
+  if (!field || event.target !== field || !field.files.length || field.files[0].size <= props.bytes) return;
+  event.stopPropagation();
+  trigger('refuse', { name: field.files[0].name, bytes: field.files[0].size });
+  field.value = '';
+}, true);
+const chooser = setInterval(() => {  // the button may come later than the picture
+  if (files()) { files().accept = 'image/*'; clearInterval(chooser); }
+}, 200);
 if (props.paste) document.addEventListener('paste', event => {
   if (element.offsetParent && event.clipboardData.files.length) give(event.clipboardData.files);
 });
@@ -151,9 +165,11 @@ def board(**options: Any) -> gr.HTML:
         options: Of ``gr.HTML``, and these properties, which ``gr.update`` changes: ``src``, the picture, a data URL;
             ``turn``, boxes are cleared when it changes; ``alt``, what the picture shows, for those who do not see it;
             ``field``, the ``elem_id`` of the upload button that files dropped here go to; ``paste``, whether pasted
-            ones do; ``empty``, what stands in a picture's place.
+            ones do; ``empty``, what stands in a picture's place; ``bytes``, the most that a file has: ``refuse`` is
+            triggered with the name and size of a larger one, which is not sent.
     """
-    properties = {"src": "", "turn": 0, "alt": "", "field": "", "empty": "", "paste": False, "most": MOST_BOXES}
+    properties = {"src": "", "turn": 0, "alt": "", "field": "", "empty": "", "paste": False, "bytes": 0,
+                  "most": MOST_BOXES}
     return gr.HTML([], html_template=_HTML, css_template=_CSS, js_on_load=_JS, **{**properties, **options})
 
 

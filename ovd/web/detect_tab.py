@@ -11,7 +11,7 @@ from ovd.web.board import board, data_url, drawn_boxes, thumbnail
 from ovd.web.chips import chip_list, thumbnails
 from ovd.web.desk import Desk, Desks
 from ovd.web.downloads import download, json_file, png_file
-from ovd.web.events import guarded, taken
+from ovd.web.events import guarded, refuse, taken
 from ovd.web.scenes import Example
 from ovd.web.uploads import Limits
 from ovd.web.words import chips, notice, summary, table, typed_names, written
@@ -38,13 +38,12 @@ class DetectTab:
         """The components and their events."""
         with gr.Row(elem_classes="bench"):
             with gr.Column(scale=3, min_width=320):
-                picture = board(elem_id="picture", field="upload", paste=True,
+                picture = board(elem_id="picture", field="upload", paste=True, bytes=self.limits.file_bytes,
                                    empty="Drop a picture here, or choose one below.")
                 said = gr.HTML(elem_id="notice")
                 with gr.Row(elem_classes="source"):
                     upload = gr.UploadButton("Choose your picture", elem_id="upload", size="md", min_width=180,
-                                             scale=0, variant="primary" if not self.examples else "secondary",
-                                             file_types=["image"])
+                                             scale=0, variant="primary" if not self.examples else "secondary")
                     thumbs = thumbnails(pictures=[thumbnail(one.picture.pixels) for one in self.examples],
                                     elem_id="examples", visible=bool(self.examples), min_width=300)
             with gr.Column(scale=2, min_width=320):
@@ -82,14 +81,15 @@ class DetectTab:
                     api_name="example", **quiet)
         upload.upload(guarded(self.upload, 4), [upload, *how], view, api_name="upload", show_progress="minimal",
                       show_progress_on=picture)
+        picture.refuse(guarded(refuse(self.limits), 1, at=0), None, said, api_name=False, **quiet)
         gr.on([find.click, words.submit], guarded(self.find, 4), [words, *how], view, api_name="find",
               show_progress="minimal", show_progress_on=said)
         every.click(guarded(self.every, 5), how, [*view, words], api_name="every", **quiet)
         gr.on([threshold.input, masks.input], guarded(self.look, 4), how, view, api_name="threshold",
               trigger_mode="always_last", **quiet)
         listed.remove(guarded(self.remove, 5), how, [*view, words], api_name="remove_chip", **quiet)
-        gr.on([teach.click, name.submit], guarded(self.teach, 7),
-              [name, picture, by_word, *how], [*view, words, name, picture], api_name="teach",
+        gr.on([teach.click, name.submit], guarded(self.teach, 6),
+              [name, picture, by_word, *how], [*view, words, name], api_name="teach",
               show_progress="minimal", show_progress_on=said)
         as_json.click(guarded(self.save_json, 2), how, [saved, said], api_name="json", **quiet)
         as_png.click(guarded(self.save_png, 2), how, [saved, said], api_name="png", **quiet)
@@ -151,7 +151,7 @@ class DetectTab:
         count = desk.teach(name, drawn_boxes(boxes), by_word)
         note = f"“{' '.join(name.split())}” is known from {count} box{'es' * (count > 1)} now."
         board, *others = self._view(desk, threshold, masks, note)
-        return [{**board, "turn": time.time()}, *others, self._words(desk), ""]
+        return [{**board, "turn": time.time(), "value": []}, *others, self._words(desk), ""]
 
     def save_json(self, threshold: float, masks: bool, request: gr.Request) -> list[Any]:
         """What is shown, as json."""

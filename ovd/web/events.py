@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ovd.errors import UserError
-from ovd.web.uploads import Limits, Picture, read_upload
+from ovd.web.uploads import Limits, Picture, read_upload, too_heavy
 from ovd.web.words import notice
 
 _FAILED = "Something went wrong here. The terminal in which ovd serve runs says what."
@@ -39,6 +39,15 @@ def sentence(text: str) -> str:
     """An error's text with a capital letter and a full stop."""
     text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?", ")")) else text + "."
+
+
+def refuse(limits: Limits) -> Callable[..., list[Any]]:
+    """Answers a file that was too large to be sent."""
+
+    def answer(event: gr.EventData) -> list[Any]:
+        raise UserError(too_heavy(str(event.name), int(event.bytes), limits))
+
+    return answer
 
 
 def taken(path: str | None, folder: str | Path, limits: Limits) -> Picture:

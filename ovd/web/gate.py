@@ -1,12 +1,16 @@
-"""What the server lets in: requests of limited size, to the routes that the page needs."""
+"""What the server lets in: requests of limited size, to routes that the page needs, that name no files but uploads."""
 
 import json
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 # Gradio serves files of its cache, fetches what others name, and has tools for those who build a page: none is needed
 _SHUT = re.compile(r"/(file[=/]|proxy=|stream/|custom_component/|monitoring|vibe|dev/|process_recording|deep_link|"
                    r"run-history|runs\b|download|profiling|openapi)")
+_UPLOAD = re.compile(r"/upload/?$")
+_SPARE = 1_000_000  # bytes of a request that is no upload, and of an upload beside its file
 
 
 class Gate:
@@ -14,33 +18,92 @@ class Gate:
 
     Args:
         app: What is behind it.
-        most_bytes: Of a request's body.
+        file_bytes: Of an uploaded file.
+        uploads: The folder of uploads. Gradio copies whatever file a request names unless it was started by its own
+            ``launch``, so a request that names another one does not get that far.
     """
 
-    def __init__(self, app: Any, most_bytes: int) -> None:
-        self._app, self._most = app, most_bytes
+    def __init__(self, app: Any, file_bytes: int, uploads: str | Path) -> None:
+        self._app, self._file_bytes, self._uploads = app, file_bytes, Path(uploads).resolve()
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if _SHUT.search(scope["path"]):
+        path = re.sub(r"/+", "/", scope["path"])
+        if _SHUT.search(path):
             await _refuse(send, 404, "There is nothing here.")
             return
+        uploaded = _UPLOAD.search(path) is not None
+        most = self._file_bytes * uploaded + _SPARE
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if not length.isdigit() or int(length) > self._most:
-            await _refuse(send, 413, f"This is too large: the most is {self._most / 1e6:.0f} MB.")
-            return
-        left = self._most
+        if not length.isdigit() or int(length) > most:
+            await _refuse(send, 413, f"This is too large: the most is {most / 1e6:.3g} MB.")
+        elif uploaded or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            await self._app(scope, _counted(receive, most), send)
+        else:
+            await self._read(scope, receive, send, most)
 
-        async def counted() -> dict:
-            nonlocal left
+    async def _read(self, scope: dict, receive: Any, send: Any, most: int) -> None:
+        """Read a request to its end before it is passed on."""
+        body = b""
+        while True:
             message = await receive()
-            left -= len(message.get("body", b""))
-            return message if left >= 0 else {"type": "http.disconnect"}
+            if message["type"] != "http.request":
+                return
+            body += message.get("body", b"")
+            if len(body) > most:
+                await _refuse(send, 413, f"This is too large: the most is {most / 1e6:.3g} MB.")
+                return
+            if not message.get("more_body"):
+                break
+        try:
+            named = list(_named(json.loads(body))) if body.strip() else []
+        except (ValueError, RecursionError):
+            await _refuse(send, 400, "This is not json.")
+            return
+        if not all(map(self._is_upload, named)):
+            await _refuse(send, 400, "Only uploaded pictures are read.")
+            return
+        whole: list[dict] = [{"type": "http.request", "body": body, "more_body": False}]
 
-        await self._app(scope, counted, send)
+        async def replay() -> dict:
+            return whole.pop() if whole else await receive()
+
+        await self._app(scope, replay, send)
+
+    def _is_upload(self, name: Any) -> bool:
+        """Whether something that is named is a file among the uploads: no address, no link to elsewhere."""
+        try:
+            return isinstance(name, str) and Path(name).resolve().is_relative_to(self._uploads)
+        except (OSError, ValueError, RuntimeError):
+            return False
+
+
+def _named(value: Any) -> Iterator[Any]:
+    """The paths and addresses of files, wherever in json they are."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if (key == "path" and inner is not None) or (key == "url" and isinstance(inner, str) and "path" not in value):
+                yield inner
+            else:
+                yield from _named(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _named(inner)
+
+
+def _counted(receive: Any, most: int) -> Any:
+    left = most
+
+    async def counted() -> dict:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        return message if left >= 0 else {"type": "http.disconnect"}
+
+    return counted
 
 
 async def _refuse(send: Any, status: int, detail: str) -> None:

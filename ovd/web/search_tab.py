@@ -10,7 +10,7 @@ from ovd.errors import UserError
 from ovd.stores.hits import Hit
 from ovd.web.board import board, data_url, drawn_boxes
 from ovd.web.desk import Desks
-from ovd.web.events import guarded, taken
+from ovd.web.events import guarded, refuse, taken
 from ovd.web.finder import Finder, sample_of
 from ovd.web.uploads import Limits, Picture
 from ovd.web.words import notice
@@ -48,11 +48,10 @@ class SearchTab:
                 find = gr.Button("Search", variant="primary", elem_id="search")
                 count = gr.Slider(6, MOST_HITS, HITS, step=6, label="Hits", elem_id="hits")
             with gr.Column(scale=3, min_width=300), gr.Accordion("… or like an example", open=False, elem_id="sample"):
-                picture = board(elem_id="sample-picture", field="sample-upload",
+                picture = board(elem_id="sample-picture", field="sample-upload", bytes=self.limits.file_bytes,
                               empty="Drop a picture here, then drag a box around what you look for.")
                 with gr.Row(elem_classes="buttons"):
-                    upload = gr.UploadButton("Choose a picture", elem_id="sample-upload", file_types=["image"],
-                                             size="sm", min_width=140)
+                    upload = gr.UploadButton("Choose a picture", elem_id="sample-upload", size="sm", min_width=140)
                     detected = gr.Button("Take the one from Detect", size="sm", min_width=170, elem_id="sample-take")
                     clear = gr.Button("No example", size="sm", min_width=110, elem_id="sample-clear")
                 weight = gr.Slider(0, 1, 0.5, step=0.05, label="Weight of the words beside the example",
@@ -66,6 +65,7 @@ class SearchTab:
               trigger_mode="always_last", show_progress="hidden")
         upload.upload(guarded(self.upload, 2), upload, [picture, said], api_name="sample", show_progress="minimal",
                       show_progress_on=picture)
+        picture.refuse(guarded(refuse(self.limits), 1, at=0), None, said, api_name=False, show_progress="hidden")
         detected.click(guarded(self.take, 2), None, [picture, said], api_name="sample_take", show_progress="hidden")
         clear.click(guarded(self.clear, 2), None, [picture, said], api_name="sample_clear", show_progress="hidden")
 

@@ -1,6 +1,7 @@
 """Serves the page: a port that is free, limits on what comes in, no files from the disk, a clean end."""
 
 import contextlib
+import logging
 import socket
 
 import gradio as gr
@@ -12,16 +13,16 @@ from ovd.web.gate import Gate
 from ovd.web.look import CSS, NARROW, theme
 
 TRIED_PORTS = 50
-_SPARE = 1_000_000  # bytes of a request beside the file in it
 
 
-def make_app(page: gr.Blocks, file_bytes: int) -> FastAPI:
+def make_app(page: gr.Blocks, file_bytes: int, uploads: str) -> FastAPI:
     """The page as an application; nothing in it comes from another machine or from this one's disk."""
     app = FastAPI(openapi_url=None)
     gr.mount_gradio_app(app, page, path="/", footer_links=[], run_history=False, show_error=False, ssr_mode=False,
                         max_file_size=file_bytes, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme(),
                         css=CSS, head=NARROW, app_kwargs={"openapi_url": None})
-    app.add_middleware(Gate, most_bytes=file_bytes + _SPARE)
+    page.has_launched = True  # else Gradio takes any path of this machine for an upload
+    app.add_middleware(Gate, file_bytes=file_bytes, uploads=uploads)
     return app
 
 
@@ -52,6 +53,14 @@ def free_port(host: str, port: int) -> socket.socket:
 
 def serve(app: FastAPI, bound: socket.socket) -> None:
     """Answer until Ctrl-C."""
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[bound])
+        _Server(config).run(sockets=[bound])
+
+
+class _Server(uvicorn.Server):
+    """Says nothing of the pages that are still open when it ends."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        await super().shutdown(sockets)

@@ -56,9 +56,10 @@ def read_upload(path: str | Path, folder: str | Path, limits: Limits) -> Picture
     except OSError:
         raise UserError("This upload is not there any more. Choose the picture again.") from None
     if path.stat().st_size > limits.file_bytes:
-        raise UserError(f"{name} has {path.stat().st_size / 1e6:.0f} MB; the most is {limits.file_bytes / 1e6:.0f} MB.")
+        raise UserError(too_heavy(name, path.stat().st_size, limits))
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        Image.init()  # formats are known by then
+        with Image.open(path, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
             return _decode(image, name, limits)
     except UnidentifiedImageError:
         raise UserError(f"{name} is not a picture that can be read here. JPEG, PNG, WebP, GIF, BMP and TIFF can.") \
@@ -67,6 +68,11 @@ def read_upload(path: str | Path, folder: str | Path, limits: Limits) -> Picture
         raise UserError(_too_large(name, "far too many", limits)) from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, ArithmeticError, LookupError, TypeError):
         raise UserError(f"{name} is cut off or damaged. Copy it again, or choose another picture.") from None
+
+
+def too_heavy(name: str, size: int, limits: Limits) -> str:
+    """What is said of a file with more bytes than are taken."""
+    return f"{name} has {size / 1e6:.3g} MB; the most is {limits.file_bytes / 1e6:.3g} MB."
 
 
 def _decode(image: Image.Image, name: str, limits: Limits) -> Picture:

@@ -1,0 +1,43 @@
+"""A server of the page, and a browser to look at it."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from web_world import common_class, start, write_run, write_scenes
+
+pytest.importorskip("gradio", reason='needs Gradio: pip install "ovd[web]"')
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "web: needs a browser (make test-web sets one up)")
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    """``ovd serve`` with the demo model, a small region store and a run; limits that small files reach."""
+    root = tmp_path_factory.mktemp("served")
+    data = write_scenes(root / "data")
+    name, count = common_class(data)
+    runs = write_run(root / "run", data)
+    server = start("--index", data / "regions" / "train", "--runs", runs, "--max-upload", "2MB", "--max-pixels", "4M")
+    yield SimpleNamespace(url=server.url, server=server, data=data, common=name, count=count)
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium: Playwright's own, or the system's; skips where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: make test-web sets it up")
+    with playwright.sync_playwright() as driver:
+        system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        for path in (system, None):
+            try:
+                browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+                break
+            except playwright.Error:
+                continue
+        else:
+            pytest.skip("no Chromium or Chrome is installed: make test-web installs one")
+        yield browser
+        browser.close()
