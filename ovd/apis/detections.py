@@ -5,7 +5,7 @@ Shapes: N detections of an image of H x W pixels.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -220,8 +220,7 @@ def encode_masks(masks_NHW: np.ndarray) -> tuple[dict[str, Any], ...]:
     """Bool masks ``[N, H, W]`` as COCO's run lengths, with text for ``counts``."""
     from pycocotools import mask
 
-    encoded: Sequence[dict] = mask.encode(np.asfortranarray(masks_NHW.transpose(1, 2, 0).astype(np.uint8))) \
-        if len(masks_NHW) else ()
+    encoded = (mask.encode(np.asfortranarray(one.view(np.uint8))) for one in masks_NHW)  # one by one: photos are large
     return tuple({"size": list(map(int, one["size"])), "counts": one["counts"].decode()} for one in encoded)
 
 

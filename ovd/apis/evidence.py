@@ -3,7 +3,8 @@
 Shapes: n images of a pass.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from ovd.apis.images import ImageInput, described, read_rgb
 from ovd.errors import UserError
 from ovd.fewshot.detector_vectors import Reader
 
+PIXELS = 16_000_000  # of the images of a pass, as they are: each mask of each has as many
 _LOADERS = ("LoadImageFromFile", "LoadImageFromNDArray", "LoadAnnotations", "LoadRegions")
 
 
@@ -78,15 +80,20 @@ class Looker:
             raise UserError(f"{described(image)}: an image of {width} x {height} pixels is too narrow")
         return prepared, (height, width)
 
-    def groups(self, prepared: Sequence[dict[str, Any]], batch_size: int) -> Iterator[list[int]]:
-        """Positions of images that go through together: ``batch_size`` at most, all of one padded size."""
-        by_size: dict[tuple[int, int], list[int]] = {}
+    def groups(self, prepared: Sequence[dict[str, Any]], sizes: Sequence[tuple[int, int]],
+               batch_size: int) -> list[list[int]]:
+        """Positions of images that go through together: ``batch_size`` at most, all of one padded size, of
+        :data:`PIXELS` together unless it is one alone."""
+        by_size: dict[tuple[int, int], list[list[int]]] = {}
         for place, one in enumerate(prepared):
             size = tuple(-(-side // self.divisor) for side in one["inputs"].shape[-2:])
-            by_size.setdefault(size, []).append(place)
-        for places in by_size.values():
-            for first in range(0, len(places), batch_size):
-                yield places[first:first + batch_size]
+            groups = by_size.setdefault(size, [])
+            if groups and len(groups[-1]) < batch_size and \
+                    sum(math.prod(sizes[other]) for other in (*groups[-1], place)) <= PIXELS:
+                groups[-1].append(place)
+            else:
+                groups.append([place])
+        return [group for groups in by_size.values() for group in groups]
 
     def collate(self, prepared: Sequence[dict[str, Any]]) -> tuple[Tensor, SampleList]:
         """A batch on the model's device, normalised."""
@@ -98,7 +105,7 @@ class Looker:
         """All that can be said of images without a vocabulary."""
         prepared, sizes = zip(*map(self.prepare, images)) if images else ((), ())
         passes = []
-        for places in self.groups(prepared, batch_size):
+        for places in self.groups(prepared, sizes, batch_size):
             inputs, samples = self.collate([prepared[place] for place in places])
             seen = self.model.evidence(inputs, samples, **({"keep_features": True} if masks else {}))
             passes.append(Pass(tuple(places), seen, samples))
@@ -116,7 +123,7 @@ class Looker:
             prepared, _ = self.prepare(image)
             inputs, samples = self.collate([prepared])
             scale = torch.tensor(samples[0].scale_factor, dtype=torch.float32).repeat(2)
-            samples[0].gt_instances.bboxes = (torch.tensor(boxes, dtype=torch.float32) * scale).to(inputs.device)
+            samples[0].gt_instances.bboxes = (torch.tensor(boxes, dtype=torch.float32) * scale).to(inputs[0].device)
             rows.append(reader(inputs, samples).cpu())
         return torch.cat(rows).clone()
 

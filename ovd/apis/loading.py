@@ -91,7 +91,7 @@ def from_file(path: Path, device: torch.device) -> Parts:
     for classifier in classifiers(model):
         classifier.base_names = frozenset(map(canonical, file.base_names))
     model.set_class_head(file.head)
-    words = words_of(file.clip, file.style) if file.clip.get("pretrained") else None
+    words = words_of(file.clip, device, file.style) if file.clip.get("pretrained") else None
     return Parts(model.to(device), file.steps(path), file.head, trained_head(model), words, Lessons(file.lessons),
                  path.name)
 
@@ -106,7 +106,7 @@ def from_config(cfg: Config, checkpoint: str | os.PathLike, device: torch.device
             raise UserError(f"{name}: {type(model).__name__} takes no vocabulary: give a ViLD or a FCOS detector of "
                             "this project, or use ovd.init_detector")
     clip = clip_of(cfg, own_head(model))
-    words = words_of(clip) if classifiers(model) and clip.get("pretrained") else None
+    words = words_of(clip, device) if classifiers(model) and clip.get("pretrained") else None
     return Parts(model, prepare_steps(cfg), own_head(model), trained_head(model), words, Lessons(), name)
 
 
@@ -138,6 +138,7 @@ def clip_of(cfg: Config, head: ClassHead | None) -> dict[str, Any]:
             "fingerprint": None if head is None else head.stats.get("clip")}
 
 
-def words_of(clip: Mapping[str, Any], style: str = "vild") -> Words:
+def words_of(clip: Mapping[str, Any], device: torch.device, style: str = "vild") -> Words:
     """What embeds words with a CLIP (see :func:`clip_of`), which is loaded when it is first needed."""
-    return Words(lambda: load_clip(clip["pretrained"], model=clip.get("model")), style, clip.get("fingerprint"))
+    return Words(lambda: load_clip(clip["pretrained"], model=clip.get("model"), device=device), style,
+                 clip.get("fingerprint"))

@@ -217,6 +217,14 @@ def test_images_in_a_batch_are_detected_as_alone(detector, scenes):
             assert (a != b).sum() <= 0.001 * a.size
 
 
+def test_large_photos_go_through_one_by_one(detector):
+    small, large = {"inputs": torch.zeros(3, 192, 192)}, {"inputs": torch.zeros(3, 192, 180)}
+    sizes = [(3000, 4000), (192, 192), (3000, 4000), (3000, 2800), (192, 192), (100, 90), (192, 192)]
+    groups = detector._looker.groups([small, small, small, large, small, {"inputs": torch.zeros(3, 192, 100)}, small],
+                                     sizes, batch_size=3)
+    assert groups == [[0, 1], [2], [3, 4, 6], [5]]
+
+
 def test_boxes_are_in_pixels_of_the_image_as_it_is(detector, scenes):
     large = np.asarray(Image.fromarray(scenes[10][0]).resize((576, 576), Image.Resampling.BICUBIC))
     detector.set_vocabulary([CROWN])
