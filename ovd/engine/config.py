@@ -10,6 +10,7 @@ import inspect
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,22 @@ def resolve_types(cfg: Config) -> None:
             node.get("type")
     except (ImportError, AttributeError) as error:
         raise UserError(f"{cfg.filename}: {_one_line(error)}") from error
+
+
+@contextmanager
+def registered(cfg: Config) -> Iterator[None]:
+    """While what a config names is built: UserError for a type that no registry has, with the nearest name."""
+    try:
+        yield
+    except KeyError as error:
+        found = re.search(r"['\"\s]?([\w.]+) is not in the mm\w+::\w+ registry", str(error))
+        if found is None:
+            raise
+        from mmdet.registry import MODELS
+
+        raise UserError(f"{cfg.filename}: no module that is loaded has a type {found[1]!r}"
+                        f"{nearest(found[1], MODELS.module_dict)} (one of your own: import its class in the config)") \
+            from error
 
 
 def plain(cfg: Config, without: Iterable[str] = ()) -> dict:

@@ -10,7 +10,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from ovd.engine.checkpoints import load_exactly, read_checkpoint
-from ovd.engine.config import walk
+from ovd.engine.config import registered, walk
 from ovd.engine.conversion.usage import check_usage
 from ovd.errors import UserError
 
@@ -30,6 +30,7 @@ def load_detector(cfg: Config, checkpoint: str | os.PathLike, device: torch.devi
             part["init_cfg"] = None
     contents = read_checkpoint(checkpoint)
     check_usage(checkpoint, contents, cfg.model)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(device).eval()
+    with registered(cfg):
+        model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(device).eval()
     load_exactly(model, contents["state_dict"], Path(checkpoint))
     return model

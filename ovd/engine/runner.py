@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 import ovd.engine.weights  # noqa: F401  (init_cfg type="Pretrained" loads whole files or none)
 from ovd.engine.checkpoints import load_exactly, load_matching, read_checkpoint
+from ovd.engine.config import registered
 from ovd.engine.hooks import GuardedAmpOptimWrapper, GuardedOptimWrapper, NonFiniteLossError, WatchBatchHook
 from ovd.engine.result_lines import ResultLinesHook
 from ovd.engine.sampling import NumberedSampler, ReplayableDataset, SkippableBatches
@@ -72,12 +73,12 @@ class DetectionRunner(Runner):
         cfg.log_processor = {"by_epoch": by_epoch, **(cfg.get("log_processor") or {})}
         # mmengine shares logs and message hubs between runners of one name; its own has a resolution of one second
         name = f"{Path(cfg.filename or 'run').stem}_{next(_RUNNERS)}"
-        return cls(device=device, model=cfg.model, work_dir=cfg.work_dir, launcher=launcher,
-                   cfg=RecordedConfig({**cfg.to_dict(), "config_file": cfg.filename}, filename=cfg.filename),
-                   experiment_name=name,
-                   resume=cfg.get("resume", False), env_cfg=cfg.get("env_cfg", {}),
-                   randomness=cfg.get("randomness", {"seed": None}), default_scope=cfg.get("default_scope", "mmdet"),
-                   **{name: cfg.get(name) for name in sections})
+        with registered(cfg):
+            return cls(device=device, model=cfg.model, work_dir=cfg.work_dir, launcher=launcher,
+                       cfg=RecordedConfig({**cfg.to_dict(), "config_file": cfg.filename}, filename=cfg.filename),
+                       experiment_name=name, resume=cfg.get("resume", False), env_cfg=cfg.get("env_cfg", {}),
+                       randomness=cfg.get("randomness", {"seed": None}),
+                       default_scope=cfg.get("default_scope", "mmdet"), **{name: cfg.get(name) for name in sections})
 
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, seed: int | None = None,

@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from mmdet.registry import MODELS
 
-from ovd.engine.config import load_config, parse_options, plain, resolve_types
+from ovd.engine.config import load_config, parse_options, plain, registered, resolve_types
 from ovd.errors import UserError
 
 BASE = '''
@@ -120,6 +121,18 @@ def test_a_class_that_does_not_exist_is_found_before_work_begins(tmp_path):
     path.write_text("from torch.optim import SDG\nfrom mmengine.config import read_base\noptimizer = dict(type=SDG)\n")
     with pytest.raises(UserError, match="SDG"):
         resolve_types(load_config(path))
+
+
+def test_a_type_that_nobody_registered_is_one_line_with_the_nearest_name(tmp_path):
+    path = tmp_path / "wrong.py"
+    path.write_text("model = dict(type='MaskRCNN', neck=dict(type='FPM'))\n")
+    cfg = load_config(path)
+    said = "wrong.py: no module that is loaded has a type 'FPM'; did you mean .*FPN"
+    with pytest.raises(UserError, match=said) as error, registered(cfg):
+        MODELS.build(cfg.model.neck)
+    assert "\n" not in str(error.value)
+    with pytest.raises(KeyError, match="other"), registered(cfg):
+        raise KeyError("other")
 
 
 def test_plain_form_is_json_and_does_not_depend_on_the_order_of_keys(config):
