@@ -16,6 +16,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +196,7 @@ def _needs(file: Path, data_root: str | Path | None, work_dir: str | Path | None
     if not file.is_file():
         return [Finding(str(file), "no such file", "missing", "the project's own are in configs")], []
     try:
-        if re.search(r"^stages\s*=", file.read_text(), re.M):
+        if _is_recipe(file):
             return _recipe_needs(file, work_dir)
     except (OSError, UnicodeDecodeError) as error:
         return [Finding(str(file), f"cannot be read ({error})", "broken")], []
@@ -218,25 +219,22 @@ def _recipe_needs(file: Path, work_dir: str | Path | None) -> "tuple[list[Findin
     made = [recipe.work_dir, *(output for stage in recipe.stages for output in stage.outputs)]
     findings = [_progress(recipe)]
     commands: list[str] = []
-    looked: set[tuple[str, str | None]] = set()
+    looked: set[tuple] = set()
     for stage in recipe.stages:
         for config in (word for word in stage.command if word.endswith(".py")):
-            key = config, _option(stage, "--data-root")
-            if key in looked:
+            key = config, _option(stage, "--data-root"), _changes(stage), _sections(stage)
+            if key in looked or _is_recipe(Path(config)):
                 continue
             looked.add(key)
             if not Path(config).is_file():
                 findings.append(Finding(f"stage {stage.name}", f"{config}: no such file", "missing",
                                         "run it in the project's folder"))
                 continue
-            needs = look_at_config(*key, made_elsewhere=made)
-            bad = [one for one in needs.findings if one.is_bad]
-            # what a stage starts from is said on its command line, not in its config
-            given = " ".join(stage.command)
-            findings += [one for one in bad if not (one.facts.get("kind") == "load_from" and "load_from=" in given)]
+            needs = look_at_config(config, key[1], made, *key[2:])
+            findings += [one for one in needs.findings if one.is_bad]
             findings += [one for one in needs.findings if one.facts.get("kind") == "clip" and one.name not in
                          [other.name for other in findings]]
-            commands += needs.commands if bad else []
+            commands += needs.commands
     done = all(_is_done(stage) for stage in recipe.stages)
     return findings, [*commands, *([] if done else [f"ovd run {file}" + (f" --work-dir {work_dir}" if work_dir else
                                                                          "")])]
@@ -261,6 +259,23 @@ def _is_done(stage: "Stage") -> bool:
 def _option(stage: "Stage", name: str) -> str | None:
     words = stage.command
     return words[words.index(name) + 1] if name in words[:-1] else None
+
+
+def _changes(stage: "Stage") -> tuple[str, ...]:
+    """What a stage changes in its config: the words after --cfg-options."""
+    words = stage.command[stage.command.index("--cfg-options") + 1:] if "--cfg-options" in stage.command else ()
+    return tuple(takewhile(lambda word: not word.startswith("--"), words))
+
+
+def _sections(stage: "Stage") -> tuple[str, ...]:
+    """What a stage reads of its config: of stages before training, its images alone."""
+    from ovd.engine.doctor.needs import SECTIONS, TESTED
+
+    return {"train": SECTIONS, "test": TESTED, "fewshot-eval": TESTED}.get(stage.command[0], ())
+
+
+def _is_recipe(file: Path) -> bool:
+    return file.is_file() and bool(re.search(r"^stages\s*=", file.read_text(), re.M))
 
 
 def _recipes() -> "list[Finding]":

@@ -68,6 +68,23 @@ def test_a_recipe_whose_inputs_nobody_makes_names_them(quick, root, tmp_path, mo
     assert f"ovd shapes --data-root {tmp_path}/data" in capsys.readouterr().out
 
 
+def test_what_a_stage_says_on_its_command_line_counts(quick, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root)
+    (tmp_path / "r.py").write_text(f"""
+name = 'r'
+stages = [dict(name='base', command='train configs/shapes/vild.py', outputs=['{tmp_path}/vild/final.pth', 'data/shapes',
+                                                                            '{tmp_path}/data']),
+          dict(name='hyper', command='train configs/hyper_roi/hyper_roi_shapes.py --data-root {tmp_path}/data '
+               '--cfg-options load_from={tmp_path}/START --seed 0', outputs=['{tmp_path}/hyper/final.pth']),
+          dict(name='study', command='study {tmp_path}/r.py', outputs=['{tmp_path}/study.json'])]
+""")
+    assert main(["doctor", str(tmp_path / "r.py")]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"MISSING start {tmp_path}/START: is not there" in told and told.count("MISSING") == 1
+    (tmp_path / "r.py").write_text((tmp_path / "r.py").read_text().replace("START", "vild/final.pth"))
+    assert main(["doctor", str(tmp_path / "r.py")]) == 0
+
+
 def test_operators_that_fail_end_with_status_1(quick, tmp_path, capsys):
     quick["machine"]["operators"] = {"cpu": {"nms": "RuntimeError: undefined symbol"}}
     assert main(["doctor", "--data-root", str(tmp_path)]) == 1

@@ -33,6 +33,7 @@ from ovd.engine.preflight import (
 from ovd.errors import UserError
 
 SECTIONS = ("model", "train_dataloader", "val_dataloader", "test_dataloader", "test_evaluator")
+TESTED = ("model", "test_dataloader", "test_evaluator")  # what a trained detector is tested with
 LABELS = {"ann_file": "annotations", "region_store": "region store", "block_store": "block store",
           "global_store": "global store", "class_head": "class head", "load_from": "start", "checkpoint": "weights",
           "pretrained": "weights"}
@@ -52,15 +53,19 @@ class Needs:
 
 
 def look_at_config(path: str | Path, data_root: str | Path | None = None,
-                   made_elsewhere: Sequence[str | Path] = ()) -> Needs:
+                   made_elsewhere: Sequence[str | Path] = (), options: Sequence[str] = (),
+                   sections: Sequence[str] = SECTIONS) -> Needs:
     """Look at all that a config reads.
 
     Args:
         made_elsewhere: files and folders that something else will make (the stages of a recipe): not missing.
+        options: changes of the config, as after ``--cfg-options``.
+        sections: only what these read; without that of training, no checkpoint to start from is needed.
     """
     try:
-        cfg = load_config(path, data_root=data_root)
-        inputs = find_inputs(cfg, SECTIONS)
+        cfg = load_config(path, options, data_root)
+        inputs = [entry for entry in find_inputs(cfg, tuple(sections))
+                  if entry.kind != "load_from" or "train_dataloader" in sections]
     except Exception as error:  # a config is the user's code, and may name classes that cannot be imported
         return Needs([Finding(Path(path).name, str(error) or type(error).__name__, "broken")])
     needs, makers = Needs(), Makers(cfg, Path(path), data_root)
@@ -79,7 +84,7 @@ def look_at_config(path: str | Path, data_root: str | Path | None = None,
             made = makers.of(finding.facts["kind"], Path(finding.facts["path"]))  # what it needs comes before it
             finding.remedy = made[-1].removeprefix("# ") if made else \
                 REMEDIES.get(finding.facts["kind"], "see the docstring of the config")
-    if all(entry.path.exists() for entry in inputs) and not any(f.is_bad for f in needs.findings):
+    if sections and all(entry.path.exists() for entry in inputs) and not any(f.is_bad for f in needs.findings):
         needs.findings.append(_together(cfg, inputs))
     return needs
 
@@ -165,7 +170,7 @@ def _together(cfg: Config, inputs: list[Input]) -> Finding:
     try:
         check_inputs(inputs)
         check_crops(cfg, inputs)
-        check_class_heads(cfg.model)
+        check_class_heads(cfg.get("model") or {})
     except Exception as error:  # of files that are broken in ways that a first look does not see
         return Finding("together", str(error) or type(error).__name__, "broken")
     return Finding("together", "all inputs are there and fit together")
