@@ -123,7 +123,8 @@ element.addEventListener('keydown', event => {
 element.addEventListener('click', event => {
   if (event.target.closest('.pen')) { drawing = !drawing; paint(); }
 });
-const files = () => document.querySelector(`#${props.field} input[type=file]`);
+const files = () => document.querySelector(
+  `#${props.field} input[type=file], input[type=file]:has(+ #${props.field})`);
 const give = given => {
   const field = files();
   const picture = [...given].find(file => file.type.startsWith('image/')) || given[0];

@@ -85,7 +85,7 @@ def _named(value: Any) -> Iterator[Any]:
     """The paths and addresses of files, wherever in json they are."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            if (key == "path" and inner is not None) or (key == "url" and isinstance(inner, str) and "path" not in value):
+            if inner is not None and (key == "path" or (key == "url" and "path" not in value)):
                 yield inner
             else:
                 yield from _named(inner)
