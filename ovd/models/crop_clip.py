@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from mmdet.models.detectors import BaseDetector
 from mmdet.registry import MODELS
 from mmdet.structures import SampleList
@@ -98,7 +99,8 @@ class CropEncoder(nn.Module):
             encoder = self._on(device)
             rows = [encoder(image.permute(1, 2, 0), boxes_n4.float().cpu().numpy())
                     for image, boxes_n4 in zip(images, boxes)]
-        return torch.from_numpy(np.concatenate(rows)).float().to(device)
+        rows_ND = torch.from_numpy(np.concatenate(rows)).float().to(device)
+        return F.normalize(rows_ND, dim=-1)  # half precision moved them off the sphere by a little
 
     def _on(self, device: torch.device) -> RegionEncoder:
         if self._encoder is None or self._encoder.clip.device != device:
