@@ -300,11 +300,12 @@ class Detector:
     def _named(self, one: Pass, threshold: float, masks: bool, max_per_image: int) -> list[InstanceData]:
         lowest = np.float32(threshold)
         roi_head = getattr(self._model, "roi_head", None)
-        if roi_head is not None:  # scores are compared with it; FCOS's setting is of something else
-            roi_head.test_cfg["score_thr"] = float(np.nextafter(lowest, np.float32(-1)))
-        (self._model if roi_head is None else roi_head).test_cfg["max_per_img"] = max_per_image
-        results = self._model.detect(one.seen, one.samples, **({"masks": True} if masks else {}))
-        return [result[result.scores >= float(lowest)] for result in results]
+        if roi_head is None:  # FCOS, whose own threshold is of something else than the score
+            self._model.test_cfg["max_per_img"] = max_per_image
+            results = self._model.detect(one.seen, one.samples)
+            return [result[result.scores >= float(lowest)] for result in results]
+        roi_head.test_cfg.update(score_thr=float(np.nextafter(lowest, np.float32(-1))), max_per_img=max_per_image)
+        return self._model.detect(one.seen, one.samples, masks=masks)
 
 
 def _check_threshold(threshold: float) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmdet.datasets.transforms import PackDetInputs
@@ -73,7 +74,7 @@ class Looker:
         """
         rgb = read_rgb(image)
         height, width = rgb.shape[:2]
-        record = {"img": np.ascontiguousarray(rgb[..., ::-1]), "img_id": 0, "img_path": None,
+        record = {"img": cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR), "img_id": 0, "img_path": None,
                   "img_shape": (height, width), "ori_shape": (height, width)}
         prepared = self.steps(record)
         if min(prepared["inputs"].shape[-2:]) < 1:

@@ -234,10 +234,10 @@ class RegionDetection:
                     rescale: bool) -> list[InstanceData]:
         """Detections with masks. Where scores are independent, those of added classes are made apart: what else is in
         a batch changes the rounding, and a pixel at the edge of a mask with it."""
-        if not self.independent:
+        apart = [self.classifier.is_added[result.labels] for result in results]
+        if not self.independent or not any(is_added.any() for is_added in apart):
             self._add_masks(x, metas, results, rescale)
             return results
-        apart = [self.classifier.is_added[result.labels] for result in results]
         parts = [[result[is_added == which] for result, is_added in zip(results, apart)] for which in (False, True)]
         for part in parts:
             self._add_masks(x, metas, part, rescale)
