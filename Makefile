@@ -5,10 +5,10 @@ PYTHON_IN_VENV := .venv/bin/python
 JOBS ?= 2
 unexport PYTHON  # it chooses the interpreter that .venv is made with, and nothing else
 
-.PHONY: help setup demo test lint lock docs
+.PHONY: help setup demo test test-web lint lock docs
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## make .venv with the locked versions (the other targets do this themselves)
 	@PYTHON="$(PYTHON)" bash tools/setup.sh
@@ -22,6 +22,10 @@ test: setup  ## run the tests, JOBS=2 at a time
 docs: setup  ## build the documentation as a site into work_dirs/site, to read from disk
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON_IN_VENV) -m mkdocs build $(ARGS)
 	@echo "work_dirs/site/index.html"
+
+test-web: setup  ## test the web page in a headless Chromium, which it finds or installs
+	@bash tools/browser.sh $(PYTHON_IN_VENV)
+	@OMP_NUM_THREADS=1 OVD_NEED_BROWSER=1 $(PYTHON_IN_VENV) -m pytest tests/web $(ARGS)
 
 lint: setup  ## check the code with ruff
 	@$(PYTHON_IN_VENV) -m ruff check $(ARGS) .

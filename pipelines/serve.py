@@ -9,6 +9,7 @@ Needs no internet, and listens to this machine alone unless --host says otherwis
 """
 
 import argparse
+import gc
 import ipaddress
 import os
 import re
@@ -114,7 +115,8 @@ def serve_page(config: str | None = None, checkpoint: str | None = None, *, mode
                       file=sys.stderr)
             print(f"open http://{_shown(host)}:{given} in a browser; Ctrl-C ends the server", flush=True)
             serve(app, bound)
-        print("ended")
+        print("ended", flush=True)
+        gc.freeze()  # else the interpreter goes through all objects of the libraries before it ends: seconds
 
 
 def _page(config, checkpoint, model, device, index, index_ann, index_images, index_clip, runs, uploads, max_upload,

@@ -9,7 +9,7 @@ from typing import Any
 # Gradio serves files of its cache, fetches what others name, and has tools for those who build a page: none is needed
 _SHUT = re.compile(r"/(file[=/]|proxy=|stream/|custom_component/|monitoring|vibe|dev/|process_recording|deep_link|"
                    r"run-history|runs\b|download|profiling|openapi)")
-_UPLOAD = re.compile(r"/upload/?$")
+_UPLOAD = re.compile(r"(/gradio_api)?/upload/?")  # and not an event of that name
 _SPARE = 1_000_000  # bytes of a request that is no upload, and of an upload beside its file
 
 
@@ -35,7 +35,7 @@ class Gate:
         if _SHUT.search(path):
             await _refuse(send, 404, "There is nothing here.")
             return
-        uploaded = _UPLOAD.search(path) is not None
+        uploaded = _UPLOAD.fullmatch(path) is not None
         most = self._file_bytes * uploaded + _SPARE
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not length.isdigit() or int(length) > most:
