@@ -111,7 +111,8 @@ class TorchvisionProposer(Proposer):
         chances_nK = logits_nK.softmax(dim=-1)
         labels_n = chances_nK[:, 1:].argmax(dim=1) + 1
         boxes_nK4 = heads.box_coder.decode(deltas, [rois_n4])
-        boxes_n4 = clip_boxes_to_image(boxes_nK4[torch.arange(len(labels_n)), labels_n], batch.image_sizes[0])
+        boxes_n4 = boxes_nK4[torch.arange(len(labels_n), device=labels_n.device), labels_n]
+        boxes_n4 = clip_boxes_to_image(boxes_n4, batch.image_sizes[0])
         return Candidates(boxes_n4, labels_n, chances_nK[:, 0], rpn_n, levels, batch.image_sizes[0])
 
     def _propose(self, image: Tensor, masks: bool) -> Proposed:
