@@ -54,6 +54,10 @@ const at = event => {
   return [within(event.clientX - around.left, around.width), within(event.clientY - around.top, around.height)];
 };
 const spanned = (a, b) => [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])];
+const fit = () => {  // all of the picture is to be seen at once
+  const { naturalWidth: width, naturalHeight: height } = part('img');
+  part('.sheet').style.width = width && height ? `min(100%, ${props.tall * width / height}vh)` : '100%';
+};
 const tell = () => { props.value = boxes.map(box => box.slice()); trigger('change'); };
 const paint = () => {
   const board = part('.board'), image = part('img');
@@ -63,6 +67,8 @@ const paint = () => {
   part('.pen').setAttribute('aria-pressed', drawing);
   part('.pen').textContent = drawing ? 'Drag over an example' : 'Draw a box';
   if (props.src && image.src !== props.src) image.src = props.src;
+  image.onload = fit;
+  fit();
   image.alt = props.alt || '';
   if (props.empty) part('.empty').textContent = props.empty;
   const layer = part('.boxes');
@@ -84,8 +90,10 @@ const paint = () => {
 };
 const update = () => {
   if (props.turn !== shown) {
+    const known = shown !== null;
     shown = props.turn; boxes = []; live = start = null; drawing = false;
     if ((props.value || []).length) props.value = [];
+    if (known && element.getBoundingClientRect().bottom < 80) element.scrollIntoView({ block: 'center' });
   }
   paint();
 };
@@ -167,10 +175,11 @@ def board(**options: Any) -> gr.HTML:
             ``turn``, boxes are cleared when it changes; ``alt``, what the picture shows, for those who do not see it;
             ``field``, the ``elem_id`` of the upload button that files dropped here go to; ``paste``, whether pasted
             ones do; ``empty``, what stands in a picture's place; ``bytes``, the most that a file has: ``refuse`` is
-            triggered with the name and size of a larger one, which is not sent.
+            triggered with the name and size of a larger one, which is not sent; ``tall``, the most that it takes of
+            the window's height, in per cent.
     """
     properties = {"src": "", "turn": 0, "alt": "", "field": "", "empty": "", "paste": False, "bytes": 0,
-                  "most": MOST_BOXES}
+                  "tall": 76, "most": MOST_BOXES}
     return gr.HTML([], html_template=_HTML, css_template=_CSS, js_on_load=_JS, **{**properties, **options})
 
 

@@ -36,13 +36,13 @@ class DetectTab:
 
     def build(self) -> None:
         """The components and their events."""
+        said = gr.HTML(elem_id="notice")
         with gr.Row(elem_classes="bench"):
             with gr.Column(scale=3, min_width=320):
                 picture = board(elem_id="picture", field="upload", paste=True, bytes=self.limits.file_bytes,
                                    empty="Drop a picture here, or choose one below.")
-                said = gr.HTML(elem_id="notice")
                 with gr.Row(elem_classes="source"):
-                    upload = gr.UploadButton("Choose your picture", elem_id="upload", size="md", min_width=180,
+                    upload = gr.UploadButton("Choose your picture", elem_id="upload", size="md", min_width=210,
                                              scale=0, variant="primary" if not self.examples else "secondary")
                     thumbs = thumbnails(pictures=[thumbnail(one.picture.pixels) for one in self.examples],
                                     elem_id="examples", visible=bool(self.examples), min_width=300)

@@ -11,17 +11,19 @@ HEAD = """<header class="top"><h1>Open-vocabulary detection</h1>
 CSS = """
 gradio-app { min-width: 0; max-width: 100vw; }
 .gradio-container { width: 100% !important; max-width: 1320px !important; min-width: 0 !important;
-  margin: 0 auto !important; padding: 0 !important; }
+  margin: 0 auto !important; padding: 0 !important; overflow: visible !important; }
 .gradio-container > .main { padding: 18px 26px 60px !important; max-width: none !important; }
 .html-container { padding: 0 !important; }
 .top h1 { margin: 0; font-size: 1.45rem; letter-spacing: -.01em; }
 .top p { margin: .15rem 0 .2rem; color: var(--body-text-color-subdued); }
 .notice { margin: 0; padding: 9px 14px; border-radius: 8px; background: var(--background-fill-secondary);
   color: var(--body-text-color); overflow-wrap: anywhere; }
+#notice:has(.wrong) { position: sticky; top: 8px; z-index: 30; }
 .notice.wrong { background: #fdebdd; color: #7a3300; box-shadow: inset 4px 0 0 #d55e00; }
-.dark .notice.wrong { background: #3a2413; color: #ffc9a0; }
+.dark #notice:has(.wrong) { position: sticky; top: 8px; z-index: 30; }
+.notice.wrong { background: #3a2413; color: #ffc9a0; }
 .source, .buttons { align-items: center; }
-.buttons button { white-space: nowrap; }
+.buttons button, #upload { white-space: nowrap; }
 #teach { gap: 10px; padding: 14px 16px; border-radius: 10px; background: var(--background-fill-secondary); }
 .how { margin: 0; color: var(--body-text-color); }
 .scroll { overflow-x: auto; }

@@ -48,7 +48,7 @@ class SearchTab:
                 find = gr.Button("Search", variant="primary", elem_id="search")
                 count = gr.Slider(6, MOST_HITS, HITS, step=6, label="Hits", elem_id="hits")
             with gr.Column(scale=3, min_width=300), gr.Accordion("… or like an example", open=False, elem_id="sample"):
-                picture = board(elem_id="sample-picture", field="sample-upload", bytes=self.limits.file_bytes,
+                picture = board(elem_id="sample-picture", field="sample-upload", tall=45, bytes=self.limits.file_bytes,
                               empty="Drop a picture here, then drag a box around what you look for.")
                 with gr.Row(elem_classes="buttons"):
                     upload = gr.UploadButton("Choose a picture", elem_id="sample-upload", size="sm", min_width=140)
