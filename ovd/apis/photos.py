@@ -130,7 +130,11 @@ class CropLessons(Lessons):
 def _own_classes(cfg: Config, model: CropClip) -> ClassHead:
     """The config's class head, or its dataset's names in its prompts, which are embedded once and kept in a cache."""
     if cfg.get("class_head"):
-        return load_classes(Path(cfg.get("data_root") or "", cfg.class_head)).check(clip=model.clip.fingerprint)
+        path = Path(cfg.get("data_root") or "", cfg.class_head)
+        try:
+            return load_classes(path).check(clip=model.clip.fingerprint)
+        except UserError as error:
+            raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
     name, style = cfg.get("classes"), cfg.get("prompts", "vild")
     if name not in DATASETS:
         raise UserError(f"{cfg.filename}: classes {name!r}{nearest(str(name), DATASETS)}; or set class_head")
