@@ -2,10 +2,12 @@
 
     ovd serve                                             the embedded demo model
     ovd serve configs/shapes/vild.py work_dirs/vild/final.pth
+    ovd serve --model photos                              any words on any photos, by public weights
     ovd serve --model zebras.safetensors                  a file of ovd export-model
     ovd serve --index data/shapes/regions/train --runs work_dirs/vild work_dirs/vild_text
 
-Needs no internet, and listens to this machine alone unless --host says otherwise. Ctrl-C ends it. See docs/web.md.
+Needs no internet (photos fetches its weights once), and listens to this machine alone unless --host says otherwise.
+Ctrl-C ends it. See docs/web.md.
 """
 
 import argparse
@@ -32,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its weights")
     parser.add_argument("--model", metavar="FILE", help="photos, for any words on any photos (docs/photos_model.md), "
                         "or a model in one file (ovd export-model)")
+    parser.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE",
+                        help="change values of the config")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: a GPU where there is one)")
     tabs = parser.add_argument_group("the other tabs")
     tabs.add_argument("--index", type=Path, metavar="DIR", help="a region store to search; an index of ovd build-index "
@@ -53,10 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Entry point of ``tools/serve.py`` and ``ovd serve``."""
-    serve_page(args.config, args.checkpoint, model=args.model, device=args.device, index=args.index,
-               index_ann=args.index_ann, index_images=args.index_images, index_clip=args.index_clip, runs=args.runs,
-               host=args.host, port=args.port, max_upload=amount(args.max_upload, "--max-upload"),
-               max_pixels=amount(args.max_pixels, "--max-pixels"))
+    serve_page(args.config, args.checkpoint, model=args.model, options=args.cfg_options, device=args.device,
+               index=args.index, index_ann=args.index_ann, index_images=args.index_images,
+               index_clip=args.index_clip, runs=args.runs, host=args.host, port=args.port,
+               max_upload=amount(args.max_upload, "--max-upload"), max_pixels=amount(args.max_pixels, "--max-pixels"))
 
 
 def amount(text: str, option: str) -> int:
@@ -72,9 +76,9 @@ def amount(text: str, option: str) -> int:
 
 
 def serve_page(config: str | None = None, checkpoint: str | None = None, *, model: str | None = None,
-               device: str = "auto", index: Path | None = None, index_ann: str | None = None,
-               index_images: str | None = None, index_clip: str | None = None, runs: Sequence[Path] = (),
-               host: str = "127.0.0.1", port: int = PORT, max_upload: int = 20_000_000,
+               options: Sequence[str] = (), device: str = "auto", index: Path | None = None,
+               index_ann: str | None = None, index_images: str | None = None, index_clip: str | None = None,
+               runs: Sequence[Path] = (), host: str = "127.0.0.1", port: int = PORT, max_upload: int = 20_000_000,
                max_pixels: int = 50_000_000) -> None:
     """Load a detector, serve the page, and return after Ctrl-C.
 
@@ -85,8 +89,6 @@ def serve_page(config: str | None = None, checkpoint: str | None = None, *, mode
     """
     if model and config:
         raise UserError(f"--model {model} and {config}: give one of them")
-    if (config is None) != (checkpoint is None):
-        raise UserError(f"{config}: a config needs its checkpoint: ovd serve {config} CHECKPOINT")
     if index is None and (index_ann or index_images or index_clip):
         raise UserError("--index-ann, --index-images and --index-clip belong to a region store: name it with --index")
     if not 1 <= port <= 65535:
@@ -98,14 +100,14 @@ def serve_page(config: str | None = None, checkpoint: str | None = None, *, mode
     with tempfile.TemporaryDirectory(prefix="ovd-serve-") as uploads:
         os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False",
                        "HF_HUB_DISABLE_TELEMETRY": "1"}
-        if model != "photos":  # its CLIP comes from there, once
+        if config is None and model in (None, "demo"):  # others may fetch weights once
             os.environ["HF_HUB_OFFLINE"] = "1"
         from ovd.web.server import free_port, make_app, serve
 
         bound = free_port(host, port)  # before the detector is loaded, which takes longer
         with bound:
-            page = _page(config, checkpoint, model, device, index, index_ann, index_images, index_clip, runs, uploads,
-                         max_upload, max_pixels)
+            page = _page(config, checkpoint, model, options, device, index, index_ann, index_images, index_clip, runs,
+                         uploads, max_upload, max_pixels)
             app = make_app(page, max_upload, uploads)
             given = bound.getsockname()[1]
             if given != port:
@@ -119,8 +121,8 @@ def serve_page(config: str | None = None, checkpoint: str | None = None, *, mode
         gc.freeze()  # else the interpreter goes through all objects of the libraries before it ends: seconds
 
 
-def _page(config, checkpoint, model, device, index, index_ann, index_images, index_clip, runs, uploads, max_upload,
-          max_pixels):
+def _page(config, checkpoint, model, options, device, index, index_ann, index_images, index_clip, runs, uploads,
+          max_upload, max_pixels):
     from ovd.web.run_shelf import RunShelf
 
     shelf = RunShelf(runs) if runs else None
@@ -128,7 +130,7 @@ def _page(config, checkpoint, model, device, index, index_ann, index_images, ind
 
     placed = served_index(index, config, index_ann, index_images, index_clip) if index is not None else None
     import ovd
-    from ovd.web.desk import Desks
+    from ovd.web.desk import Desks, knows_words
     from ovd.web.detect_tab import DetectTab
     from ovd.web.page import build_page
     from ovd.web.runs_tab import RunsTab
@@ -137,7 +139,7 @@ def _page(config, checkpoint, model, device, index, index_ann, index_images, ind
     from ovd.web.uploads import Limits
 
     limits = Limits(max_upload, max_pixels)
-    detector = ovd.load(model or config or "demo", checkpoint, device=device)
+    detector = ovd.load(model or config or "demo", checkpoint, device=device, options=options)
     finder = None
     if placed is not None:
         from ovd.clip.towers import load_clip
@@ -146,9 +148,10 @@ def _page(config, checkpoint, model, device, index, index_ann, index_images, ind
         finder = Finder(placed.store, placed.annotations, placed.images,
                         lambda: load_clip(placed.pretrained, model=placed.model, device=detector.device))
         print(f"search: {len(finder):,} regions of {placed.store}, pictures of {placed.images}")
-    desks = Desks(detector)
+    by_words = knows_words(detector)
+    desks = Desks(detector, method="prototype" if by_words else "codes")  # those without words generate codes
     examples = example_scenes() if knows_scenes(detector.own_names) else []
-    return build_page(DetectTab(desks, detector, examples, limits, uploads),
+    return build_page(DetectTab(desks, detector, examples, limits, uploads, by_words),
                       SearchTab(desks, finder, limits, uploads), RunsTab(shelf), desks)
 
 

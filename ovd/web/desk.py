@@ -37,9 +37,11 @@ class Desk:
     Args:
         detector: Shared by all; the desk has a session of it.
         looked: Told after each look at a picture, which is what memory goes to.
+        method: How boxes become a class (:meth:`Detector.add_class`).
     """
 
-    def __init__(self, detector: Detector, looked: Callable[["Desk"], None] = lambda desk: None) -> None:
+    def __init__(self, detector: Detector, looked: Callable[["Desk"], None] = lambda desk: None,
+                 method: str = "prototype") -> None:
         self.detector = detector.session()
         self.detector.reset_vocabulary()
         self.lock = threading.RLock()
@@ -49,7 +51,7 @@ class Desk:
         self.taught: dict[str, Taught] = {}
         self._slots: dict[str, int] = {}
         self._evidence: Evidence | None = None
-        self._looked = looked
+        self._looked, self._method = looked, method
 
     @property
     def colours(self) -> dict[str, tuple[int, int, int]]:
@@ -99,7 +101,7 @@ class Desk:
             else:
                 other.reset_vocabulary()
             for name, taught in self.taught.items():
-                other.add_class(name, None if taught.by_word else False, taught.examples)
+                other.add_class(name, None if taught.by_word else False, taught.examples, method=self._method)
             self.detector = other
 
     def teach(self, name: str, boxes: Sequence[Box], by_word: bool = True) -> int:
@@ -132,7 +134,7 @@ class Desk:
             other = self.detector.session()
             if known is not None:
                 other.remove_class(known)
-            other.add_class(name, None if by_word else False, examples)
+            other.add_class(name, None if by_word else False, examples, method=self._method)
             self.detector = other
             self.taught.pop(known, None)
             self.taught[name] = Taught(examples, by_word)
@@ -186,6 +188,15 @@ class Desk:
         return x1, y1, x2, y2
 
 
+def knows_words(detector: Detector) -> bool:
+    """Whether it makes classes of words; what it needs for that is loaded by then."""
+    try:
+        detector.session().set_vocabulary(["a word that no model has as a class"])
+    except UserError:
+        return False
+    return True
+
+
 class Desks:
     """The desks of all visitors, bounded in number and in memory.
 
@@ -196,12 +207,13 @@ class Desks:
         looked_at: Pictures whose evidence is kept; others are looked at again when they are needed.
         memory: Bytes of pictures that desks keep; beyond them, too, the one that was idle longest is cleared.
         clock: Seconds, never going back.
+        method: How boxes become a class.
     """
 
     def __init__(self, detector: Detector, most: int = 100, idle: float = 3600.0, looked_at: int = 8,
-                 memory: int = MEMORY, clock: Callable[[], float] = time.monotonic) -> None:
+                 memory: int = MEMORY, clock: Callable[[], float] = time.monotonic, method: str = "prototype") -> None:
         self._detector, self._most, self._idle, self._looked_at = detector, most, idle, looked_at
-        self._memory, self._clock = memory, clock
+        self._memory, self._clock, self._method = memory, clock, method
         self._desks: OrderedDict[str, tuple[Desk, float]] = OrderedDict()
         self._looks: OrderedDict[int, Desk] = OrderedDict()
         self._lock = threading.Lock()
@@ -212,11 +224,11 @@ class Desks:
     def of(self, visitor: str | None) -> Desk:
         """A visitor's desk, a clean one at the first visit; one of no name is not kept."""
         if not visitor:
-            return Desk(self._detector)
+            return Desk(self._detector, method=self._method)
         with self._lock:
             now = self._clock()
             desk = self._desks.pop(visitor, (None, 0.0))[0]
-            desk = Desk(self._detector, self._keep_look) if desk is None else desk
+            desk = Desk(self._detector, self._keep_look, self._method) if desk is None else desk
             self._desks[visitor] = desk, now
             while len(self._desks) > 1:
                 oldest, (idler, last) = next(iter(self._desks.items()))

@@ -27,12 +27,16 @@ class DetectTab:
         detector: Shared by all; read only.
         examples: Pictures to choose from; none where the detector knows nothing of them.
         limits, folder: Of uploads, and where the framework puts them.
+        knows_words: Whether the detector makes classes of words.
     """
 
-    def __init__(self, desks: Desks, detector: Detector, examples: list[Example], limits: Limits, folder: str) -> None:
+    def __init__(self, desks: Desks, detector: Detector, examples: list[Example], limits: Limits, folder: str,
+                 knows_words: bool = True) -> None:
         self.desks, self.examples, self.limits, self.folder = desks, examples, limits, folder
         self.own = len(detector.own_names)
         self.has_masks = detector.has_masks
+        self.knows_words = knows_words
+        self.own_words = f"  (empty: the {self.own:,} classes that the model knows)" if self.own else ""
 
     def build(self) -> None:
         """The components and their events."""
@@ -48,10 +52,11 @@ class DetectTab:
                                     elem_id="examples", visible=bool(self.examples), min_width=300)
             with gr.Column(scale=2, min_width=320):
                 words = gr.Textbox(label="Look for", lines=2, max_lines=8, elem_id="words", submit_btn=False,
-                                        placeholder=f"zebra, traffic cone, …  (empty: the {self.own:,} classes that "
-                                                    "the model knows)")
+                                        visible=self.knows_words or bool(self.own),
+                                   placeholder="zebra, traffic cone, …" + self.own_words)
                 with gr.Row(elem_classes="buttons"):
-                    find = gr.Button("Find", variant="primary", elem_id="find", scale=1, min_width=80)
+                    find = gr.Button("Find", variant="primary", visible=self.knows_words or bool(self.own),
+                                     elem_id="find", scale=1, min_width=80)
                     every = gr.Button(f"All {self.own:,} known classes", elem_id="every", scale=2, min_width=200,
                                       visible=bool(self.own))
                 threshold = gr.Slider(0.02, 0.98, THRESHOLD, step=0.01, label="Threshold", elem_id="threshold",
@@ -65,8 +70,8 @@ class DetectTab:
                         name = gr.Textbox(show_label=False, label="Name of the new class", container=False, scale=3,
                                           placeholder="What is it called?", elem_id="class-name", min_width=120)
                         teach = gr.Button("Add class", elem_id="add", scale=1, min_width=128)
-                    by_word = gr.Checkbox(True, label="The name describes it: use the word too", elem_id="by-word",
-                                          container=False)
+                    by_word = gr.Checkbox(self.knows_words, label="The name describes it: use the word too",
+                                          elem_id="by-word", container=False, visible=self.knows_words)
         found = gr.HTML(elem_id="found")
         with gr.Row(elem_classes="buttons downloads"):
             as_json = gr.Button("Save as JSON", size="sm", elem_id="save-json", scale=0, min_width=150)
@@ -98,7 +103,9 @@ class DetectTab:
         """A visitor comes: the first example is on the table, or nothing."""
         desk = self.desks.of(request.session_hash)
         if not self.examples:
-            return [gr.update(src="", turn=desk.shown), notice("Choose a picture to begin."), chips(desk, None), "", ""]
+            begin = "Choose a picture to begin." if self.knows_words else \
+                "Choose a picture to begin. This model knows no words: draw a box around what you look for."
+            return [gr.update(src="", turn=desk.shown), notice(begin), chips(desk, None), "", ""]
         return self._example(desk, 0, "", threshold, masks)
 
     def example(self, number: int, words: str, threshold: float, masks: bool, request: gr.Request) -> list[Any]:
@@ -172,5 +179,6 @@ class DetectTab:
         seen = ", ".join(found.names[:8]) or "nothing"
         board = gr.update(src=data_url(found.plot()), turn=desk.shown, alt=f"{desk.picture.name}: {seen}")
         return [board, summary(found, note), chips(desk, found), table(found)]
+
 
 

@@ -20,8 +20,7 @@ gradio-app { min-width: 0; max-width: 100vw; }
   color: var(--body-text-color); overflow-wrap: anywhere; }
 #notice:has(.wrong) { position: sticky; top: 8px; z-index: 30; }
 .notice.wrong { background: #fdebdd; color: #7a3300; box-shadow: inset 4px 0 0 #d55e00; }
-.dark #notice:has(.wrong) { position: sticky; top: 8px; z-index: 30; }
-.notice.wrong { background: #3a2413; color: #ffc9a0; }
+.dark .notice.wrong { background: #3a2413; color: #ffc9a0; }
 .source, .buttons { align-items: center; }
 .buttons button, #upload { white-space: nowrap; }
 #teach { gap: 10px; padding: 14px 16px; border-radius: 10px; background: var(--background-fill-secondary); }

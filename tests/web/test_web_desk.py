@@ -40,7 +40,7 @@ class FakeDetector:
     def reset_vocabulary(self):
         self.names = self.own_names
 
-    def add_class(self, name, text, boxes):
+    def add_class(self, name, text, boxes, method):
         assert name not in self.names and boxes
         self.names += (name,)
 

@@ -270,7 +270,8 @@ def ovd(*words, **options):
 
 
 @pytest.mark.parametrize(("words", "says"), [
-    (["configs/shapes/vild.py"], "a config needs its checkpoint"), (["--max-upload", "many"], "--max-upload many"),
+    (["--max-upload", "many"], "--max-upload many"),
+    (["--max-upload", "0"], "--max-upload 0"),
     (["--model", "a.safetensors", "configs/shapes/vild.py", "x.pth"], "give one of them"),
     (["--max-pixels", "2G"], "--max-pixels"), (["--port", "0"], "--port 0"), (["--index-clip", "x"], "--index")])
 def test_mistakes_are_answered_before_anything_is_loaded(words, says):
