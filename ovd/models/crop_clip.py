@@ -207,11 +207,16 @@ class CropClip(BaseDetector):
         self.proposer: Proposer = MODELS.build(proposer)
         settings = {"batch_size": None, "precision": "auto", **clip}
         batch_size, precision = settings.pop("batch_size"), settings.pop("precision")
-        self.clip = load_clip(settings.pop("pretrained"), **settings)
-        self.eyes = CropEncoder(self.clip, CropRecipe(**recipe), batch_size, precision)
-        self.roi_head = CropHead(self.clip.embed_dim, temperature or 1 / self.clip.logit_scale,
-                                 self.proposer.makes_masks, test_cfg["rcnn"])
+        clip = load_clip(settings.pop("pretrained"), **settings)
+        self.eyes = CropEncoder(clip, CropRecipe(**recipe), batch_size, precision)
+        self.roi_head = CropHead(clip.embed_dim, temperature or 1 / clip.logit_scale, self.proposer.makes_masks,
+                                 test_cfg["rcnn"])
         self.requires_grad_(False).eval()
+
+    @property
+    def clip(self) -> ClipModel:
+        """The CLIP; its text tower is on the CPU."""
+        return self.eyes.clip
 
     @property
     def class_names(self) -> tuple[str, ...]:

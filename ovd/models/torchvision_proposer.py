@@ -22,6 +22,7 @@ from torchvision.models.detection.roi_heads import maskrcnn_inference
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import clip_boxes_to_image, nms
+from torchvision.ops.poolers import initLevelMapper
 
 from ovd.engine.public_weights import not_fetched, of_torch
 from ovd.errors import UserError, nearest
@@ -95,6 +96,10 @@ class TorchvisionProposer(Proposer):
             except RuntimeError as error:
                 raise UserError(f"{weights}: no weights of torchvision's maskrcnn_resnet50_fpn_v2 "
                                 f"({str(error).splitlines()[-1].strip()})") from None
+        for pool in (self.network.roi_heads.box_roi_pool, self.network.roi_heads.mask_roi_pool):
+            # else the pool infers them from the first image that it sees, wrongly from a very narrow one
+            pool.scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+            pool.map_levels = initLevelMapper(2, 5, pool.canonical_scale, pool.canonical_level)
         self.eval().requires_grad_(False)
 
     def forward(self, images: Sequence[Tensor], masks: bool = False) -> list[Proposed]:

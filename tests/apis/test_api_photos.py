@@ -144,6 +144,13 @@ def test_thresholds_and_words_change_without_another_look(demo_parts, scenes):
     assert set(detector.name(seen, threshold=0.0).names) == set(few.names)
 
 
+def test_sessions_share_weights_and_the_text_tower(crops):
+    other = crops.session()
+    assert other._model.clip is crops._model.clip is crops._parts.model.clip
+    assert other._model.proposer is crops._model.proposer
+    assert other._model.roi_head.classifier is not crops._model.roi_head.classifier
+
+
 def test_a_class_from_boxes_is_found_and_changes_no_other_to_the_bit(session, scenes):
     name = "striped blue triangle"
     from ovd.data.shapes.dataset import scene

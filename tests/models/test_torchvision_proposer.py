@@ -113,6 +113,21 @@ def test_images_of_any_size(proposer, size):
 
 
 @torch.inference_mode()
+def test_a_narrow_first_image_spoils_no_later_one(proposer):
+    """Torchvision's pools infer the pyramid's scales from the first image that they see."""
+    fresh = TorchvisionProposer(None, min_size=SIDE, max_size=2 * SIDE, proposals=5)
+    fresh([picture(3, 4000)])
+    assert fresh.network.roi_heads.box_roi_pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    network = copy.deepcopy(proposer.network)
+    pools = network.roi_heads.box_roi_pool, network.roi_heads.mask_roi_pool
+    for pool in pools:
+        pool.scales = pool.map_levels = None
+    network([picture(SIDE, SIDE) / 255])
+    for own, theirs in zip((fresh.network.roi_heads.box_roi_pool, fresh.network.roi_heads.mask_roi_pool), pools):
+        assert own.scales == theirs.scales and vars(own.map_levels) == vars(theirs.map_levels)
+
+
+@torch.inference_mode()
 def test_an_image_without_objects_has_no_boxes(proposer):
     proposer.score_thr = 1.1
     found, = proposer([picture(50, 50)], masks=True)
