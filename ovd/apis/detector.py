@@ -112,7 +112,8 @@ class Detector:
                 list is for :meth:`add_class` to begin with.
             rivals: What else may be in the images, to compete with the classes without being reported: else a horse is
                 the nearest thing to a zebra that there is. ``"own"``: the classes that the model was trained on. None,
-                for words that mean the same as one of these. Or names.
+                for words that mean the same as one of these. Or names. A class of boxes does not compete with the
+                one that its boxes show, whatever it is called.
 
         Raises:
             UserError: Names that repeat or are empty; a head of another CLIP; no such file. The vocabulary stays.
@@ -260,7 +261,10 @@ class Detector:
         else:
             head = parts.lessons.head(words, examples, 0 if boxes is None else len(boxes), rule, method)
         with self._lock:
-            self._use(self._vocabulary.plus(head))
+            silent, alike = self._vocabulary.silent, None
+            if examples is not None and silent is not None:
+                alike = parts.lessons.like(silent, examples, len(boxes), method)
+            self._use(self._vocabulary.plus(head, alike))
 
     def _use(self, vocabulary: Vocabulary) -> None:
         """Detect the classes of a vocabulary from now on; it stays what it was where they do not fit."""
@@ -269,7 +273,7 @@ class Detector:
             if head is not None:
                 self._model.set_class_head(head)
                 for classifier in self._classifiers():
-                    classifier.arrange(set(vocabulary.added_names), rivals)
+                    classifier.arrange(set(vocabulary.added_names), rivals, vocabulary.alike)
             for name in vocabulary.names:
                 self._slots.setdefault(name, len(self._slots))
             self._vocabulary = vocabulary

@@ -56,9 +56,19 @@ class Lessons:
             warnings.warn(f"nothing was learned of how {method} classes compare with names ({rule}): scores are as "
                           "they come; ovd export-model learns it", stacklevel=4)
             return combine(words, boxes, "weights" if rule == TRUSTED else rule, lam=lam_of_shots(k))
-        shots = min(known, key=lambda one: abs(one - k))
+        shots = _nearest(known, k)
         boxes = self._base.calibrated(boxes, method, shots)
         return boxes if words is None else self._base.combined(words, boxes, method, rule, shots)
+
+
+    def like(self, names: ClassHead, boxes: ClassHead, k: int, method: str) -> str | None:
+        """The name that says what the ``k`` boxes of a class show; None where none does, or nothing is known of it."""
+        known = self._base.shots_of(method)
+        return self._base.like(names, boxes, method, _nearest(known, k)) if known else None
+
+
+def _nearest(shots: Sequence[int], k: int) -> int:
+    return min(shots, key=lambda one: abs(one - k))
 
 
 def learn(model: nn.Module, cfg: Config, base: ClassHead, draw_base: DrawBase, image_root: str, *,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 
@@ -22,11 +22,13 @@ class Vocabulary:
         added: Classes that do not compete with each other; None for none.
         silent: Classes that compete with all of these and are not reported themselves. None of them competes with a
             class of its own name.
+        alike: Added class -> the silent one that is the same thing under another name. The two do not compete.
     """
 
     chosen: ClassHead | None = None
     added: ClassHead | None = None
     silent: ClassHead | None = None
+    alike: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,16 +60,18 @@ class Vocabulary:
         """The class of this name, in whichever spelling."""
         return next((known for known in self.names if spelling(known) == spelling(name)), None)
 
-    def plus(self, head: ClassHead) -> "Vocabulary":
-        """With added classes more."""
+    def plus(self, head: ClassHead, alike: str | None = None) -> "Vocabulary":
+        """With an added class more, and the silent one that is the same thing."""
         head = replace(head, background=None)
-        return replace(self, added=head if self.added is None else self.added.concat(head))
+        return replace(self, added=head if self.added is None else self.added.concat(head),
+                       alike={**self.alike, **({} if alike is None else dict.fromkeys(head.names, alike))})
 
     def without(self, name: str) -> "Vocabulary":
         """Less a class that is there."""
         part = "added" if name in self.added_names else "chosen"
         head = getattr(self, part)
-        return replace(self, **{part: head.remove([name]) if len(head) > 1 else None})
+        return replace(self, alike={other: same for other, same in self.alike.items() if other != name},
+                       **{part: head.remove([name]) if len(head) > 1 else None})
 
 
 def read_vocabulary(classes: Sequence[str] | ClassHead | str | os.PathLike, own: ClassHead | None,

@@ -52,7 +52,7 @@ class CosineClassifier(nn.Module):
         is_added: bool ``[C]``: which classes do not compete with each other where scores are independent; those that
             are not base, unless :meth:`arrange` says otherwise.
         num_shown: Of the first so many classes there are detections; all, unless :meth:`arrange` says otherwise.
-        namesakes: Column of an added class -> column of the rival that stands for the same name.
+        namesakes: Column of an added class -> columns of the rivals that are the same thing.
         head: The class head of the current vocabulary; None before there is one.
 
     Raises:
@@ -86,7 +86,7 @@ class CosineClassifier(nn.Module):
         self.names: tuple[str, ...] = ()
         self.base_names: frozenset[str] = frozenset()
         self.num_base = self.num_shown = 0
-        self.namesakes: dict[int, int] = {}
+        self.namesakes: dict[int, list[int]] = {}
         if split is not None or class_head is not None:
             self.base_names = frozenset(map(canonical, class_head.names if split is None else split.base))
         if class_head is not None:
@@ -143,13 +143,15 @@ class CosineClassifier(nn.Module):
         self.num_shown = self.num_classes
         self.namesakes = {}
 
-    def arrange(self, added: Collection[str], rivals: Mapping[str, str] = MappingProxyType({})) -> None:
+    def arrange(self, added: Collection[str], rivals: Mapping[str, str] = MappingProxyType({}),
+                alike: Mapping[str, str] = MappingProxyType({})) -> None:
         """Say what part the classes of the current vocabulary have.
 
         Args:
             added: Those that count as added, for independent scores; the others compete with each other.
             rivals: The last classes, which compete and have no detections themselves, and the name that each stands
                 for. It does not compete with an added class of that name.
+            alike: Added class -> another name of a rival with which it does not compete.
 
         Raises:
             ValueError: Rivals that are not the last classes.
@@ -162,8 +164,11 @@ class CosineClassifier(nn.Module):
         self.is_base = torch.tensor([canonical(name) in self.base_names for name in meant], device=device)
         self.is_added = torch.tensor([name in added for name in self.names], device=device)
         places = {canonical(name): place for place, name in enumerate(meant) if place >= self.num_shown}
-        self.namesakes = {place: places[canonical(name)] for place, name in enumerate(self.names)
-                          if name in added and canonical(name) in places}
+        self.namesakes = {}
+        for place, name in enumerate(self.names):
+            same = {canonical(name), canonical(alike.get(name, name))} if name in added else ()
+            if columns := sorted(places[one] for one in same if one in places):
+                self.namesakes[place] = columns
 
     def forward(self, embeddings_ND: Tensor) -> Tensor:
         """Logits, float32 ``[N, K]``, background last (``[N, C]`` without one); also under autocast.
@@ -213,9 +218,9 @@ class CosineClassifier(nn.Module):
             return logits.softmax(dim=-1)[:, :self.num_classes]
         is_reference = torch.cat([~self.is_added, self.is_added.new_ones(logits.shape[1] - self.num_classes)])
         result = independent_probabilities(logits, is_reference)
-        for column, rival in self.namesakes.items():
+        for column, rivals in self.namesakes.items():
             others = is_reference.clone()
-            others[rival] = False
+            others[rivals] = False
             result[:, column] = sigmoid(logits[:, column] - logits[:, others].logsumexp(dim=-1))
         return result[:, :self.num_classes]
 

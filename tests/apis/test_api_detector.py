@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -133,6 +134,20 @@ def test_a_class_of_boxes_is_found_elsewhere_whatever_it_is_called(detector, sce
     by_words.set_vocabulary([])
     by_words.add_class("gizmo", text="striped green crown")
     assert iou(by_words.detect(scenes[10][0])[0].box, target) > 0.7
+
+
+def test_boxes_of_what_the_model_knows_by_another_name_do_not_compete_with_it(detector, scenes):
+    trained = set(detector._parts.trained.names)
+    there = Counter(one.category.name for _, objects in scenes for one in objects if one.category.name in trained)
+    for name, _ in there.most_common(5):
+        examples, scores = of_class(scenes, name, range(len(scenes)))[:3], {"own": [], None: []}
+        for rivals, mine in scores.items():
+            detector.set_vocabulary([], rivals=rivals)
+            detector.add_class("gadget", text=False, boxes=examples)
+            for image, box in examples:
+                found = detector.detect(image, threshold=0.05, masks=False)
+                mine.append(max((one.score for one in found if iou(box, one.box) > 0.5), default=0))
+        np.testing.assert_allclose(scores["own"], scores[None], atol=0.1, err_msg=name)
 
 
 def test_boxes_keep_their_images_whatever_their_order(detector, scenes):

@@ -131,7 +131,7 @@ def test_every_script_of_the_project_is_in_a_suite_and_there(run):
 
 SPEED = ["split_building", "crop_resize", "region_stage", "store_reads", "text_embeddings", "index_search",
          "prompt_memory", "vild_step", "lvis_evaluation", "vocabulary_size", "class_adding", "episodes",
-         "startup"]
+         "startup", "api", "detect_folder"]
 
 
 def test_every_benchmark_of_speed_is_run_below(run):

@@ -71,3 +71,11 @@ def test_only_names_with_boxes_have_weights_and_lam_1_stays_1():
 def test_one_class_teaches_nothing():
     with pytest.raises(UserError, match="two base classes or more"):
         NameTrust.learn(*pairs(1))
+
+
+def test_boxes_are_recognised_by_names_that_are_not_their_own():
+    text, boxes = pairs(40)
+    trust = NameTrust.learn(*pairs(30, seed=1, prefix="other"))
+    for name in text.names:
+        assert trust.like(text, boxes.select([name])) == name
+        assert trust.like(text.remove([name]), boxes.select([name])) is None

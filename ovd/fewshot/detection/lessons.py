@@ -40,6 +40,11 @@ class BaseLessons:
         """
         return self._calibration(source, k, rule).apply(self._combined(text, boxes, source, rule, k))
 
+    def like(self, text: ClassHead, boxes: ClassHead, source: str, k: int) -> str | None:
+        """The name of what the ``k`` boxes of one class show; None where none fits, or nothing is known of it."""
+        trust = self._found.get(("trust", source, k, None))
+        return None if trust is None else trust.like(text, boxes)
+
     @classmethod
     def of_record(cls, record: Sequence[Mapping[str, Any]]) -> "BaseLessons":
         """What :meth:`record` says, without what it was learned from: for the sources, shots and rules in it only."""

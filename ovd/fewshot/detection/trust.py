@@ -71,6 +71,15 @@ class NameTrust:
         cosines_C = (directions(text.select(names)) * directions(boxes.select(names))).sum(dim=1).double()
         return dict(zip(names, (self.slope * (cosines_C - self.threshold)).sigmoid().tolist()))
 
+    def like(self, text: ClassHead, boxes: ClassHead) -> str | None:
+        """The name that says what the boxes of one class show, whatever that class is called; None where none does.
+
+        Here a name is as likely wrong as right before anything is seen.
+        """
+        cosine, place = (directions(text) @ directions(boxes)[0]).double().max(dim=0)
+        evidence = self.slope * (float(cosine) - self.threshold) - math.log(PRIOR / (1 - PRIOR))
+        return text.names[int(place)] if evidence > 0 else None
+
     def weights(self, text: ClassHead, boxes: ClassHead, lam: float) -> dict[str, float]:
         """The weight of each class's boxes: ``lam`` beside a name that is trusted, 1 beside one that is not."""
         return {name: 1 - trust * (1 - lam) for name, trust in self.of(text, boxes).items()}
