@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 SCRIPTS = {script.name: stage[1] for script in (ROOT / "tools").glob("*.py")
            if (stage := re.search(r'run_stage\("([\w-]+)"', script.read_text()))}
-# a small world, made as the pages say: 12 training and 4 validation scenes, and what the stages make of them
+# a small world, made as the pages say: 12 training and 4 validation scenes, what the stages make of them, and the
+# README's pictures
 WORLD = """
 ovd shapes --data-root data/shapes --train 12 --val 4 --workers 1
 ovd build-zsl --split data/shapes/annotations/split.json --data-root data/shapes --train-ann instances_train.json \
@@ -27,6 +28,8 @@ ovd build-zsl --split data/shapes/annotations/split.json --data-root data/shapes
 ovd class-embeddings vild --config configs/shapes/vild.py --templates "a photo of {article} {}."
 ovd proposals configs/shapes/vild.py --from-annotations --subset train --out data/shapes/proposals/train
 ovd embed-regions configs/shapes/vild.py --processes 1
+cp data/shapes/val2017/000020000001.jpg scene.png
+cp data/shapes/val2017/000020000001.jpg photo.png
 """.replace("\\\n", "").strip().splitlines()
 
 
