@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -17,7 +18,7 @@ from ovd.apis.lessons import ALL_RULES, Lessons
 from ovd.apis.parts import Parts
 from ovd.apis.words import Words
 from ovd.clip.text import class_embeddings, style_encoder
-from ovd.clip.towers import OPENAI_ALIASES, OPENAI_NAMES
+from ovd.clip.towers import OPENAI_ALIASES, OPENAI_NAMES, ClipModel
 from ovd.engine.config import resolve_types
 from ovd.engine.preflight import check_inputs, find_inputs
 from ovd.engine.public_weights import Download, NotFetched, not_fetched, of_hugging_face, of_torch, photos_downloads
@@ -58,10 +59,13 @@ def from_public_weights(cfg: Config, device: torch.device) -> Parts:
         model: CropClip = MODELS.build(cfg.model)
     except NotFetched as error:
         raise not_fetched(downloads, error.reason) from None
-    own = _own_classes(cfg, model)
+    model.to(device)
+    model.clip.model.to(device)  # its text tower is no part of the detector
+    clip = replace(model.clip, device=device)
+    own = _own_classes(cfg, clip)
     model.set_class_head(own)
-    words = Words(lambda: model.clip, cfg.get("prompts", "vild"))
-    return Parts(model.to(device), prepare_steps(cfg), own, own, words, CropLessons(own, **cfg.get("boxes", {})),
+    words = Words(lambda: clip, cfg.get("prompts", "vild"))
+    return Parts(model, prepare_steps(cfg), own, own, words, CropLessons(own, **cfg.get("boxes", {})),
                  Path(cfg.filename).name)
 
 
@@ -127,30 +131,30 @@ class CropLessons(Lessons):
         return Calibration(gain, best - self._slope * self._tie - gain * float(boxes.bias_C()[0])).apply(boxes)
 
 
-def _own_classes(cfg: Config, model: CropClip) -> ClassHead:
+def _own_classes(cfg: Config, clip: ClipModel) -> ClassHead:
     """The config's class head, or its dataset's names in its prompts, which are embedded once and kept in a cache."""
     if cfg.get("class_head"):
         path = Path(cfg.get("data_root") or "", cfg.class_head)
         try:
-            return load_classes(path).check(clip=model.clip.fingerprint)
+            return load_classes(path).check(clip=clip.fingerprint)
         except UserError as error:
             raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
     name, style = cfg.get("classes"), cfg.get("prompts", "vild")
     if name not in DATASETS:
         raise UserError(f"{cfg.filename}: classes {name!r}{nearest(str(name), DATASETS)}; or set class_head")
-    kept = _cache() / f"{name}_{style}_{model.clip.fingerprint[7:23]}.safetensors"
+    kept = _cache() / f"{name}_{style}_{clip.fingerprint[7:23]}.safetensors"
     if kept.is_file():
         try:
-            return ClassHead.load(kept).check(clip=model.clip.fingerprint)
+            return ClassHead.load(kept).check(clip=clip.fingerprint)
         except UserError:
             pass  # damaged: made anew
     names = getattr(known_classes, DATASETS[name])
     prompts = get_style(style)
     with tqdm(total=len(names), desc=f"names of {name}", unit=" classes", disable=None) as bar:
-        head = class_embeddings(model.clip, names, prompts, encode=style_encoder(model.clip, prompts),
+        head = class_embeddings(clip, names, prompts, encode=style_encoder(clip, prompts),
                                 progress=lambda texts: bar.update())
     head = head.as_cosine() if head.norm == "linear" else head
-    if not model.clip.untrained:
+    if not clip.untrained:
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
             head.save(kept)

@@ -69,7 +69,7 @@ class CropEncoder(nn.Module):
     """A CLIP's view of boxes. Its weights are frozen, so copies of a model share one.
 
     Args:
-        clip: On the CPU; the image tower moves with the model, words are embedded where it was.
+        clip: On the CPU; its image tower moves with the model, its text tower does not.
         recipe: How boxes are cropped.
         batch_size: Crops in a forward pass; None for 256 on a GPU, which computes as many however few there are, and
             32 elsewhere.
@@ -215,7 +215,7 @@ class CropClip(BaseDetector):
 
     @property
     def clip(self) -> ClipModel:
-        """The CLIP; its text tower is on the CPU."""
+        """The CLIP, as it was loaded."""
         return self.eyes.clip
 
     @property
