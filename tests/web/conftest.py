@@ -26,7 +26,7 @@ def served(tmp_path_factory):
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop runs as long as it does
 def chromium():
     """A headless Chromium: Playwright's own, or the system's; skips where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: make test-web sets it up")

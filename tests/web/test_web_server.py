@@ -31,7 +31,12 @@ def scenes():
 
 @pytest.fixture
 def client(served):
-    return Client(served.url, verbose=False)
+    return visitor(served.url)
+
+
+def visitor(url: str) -> Client:
+    """A visitor who has patience: the machine may be busy."""
+    return Client(url, verbose=False, httpx_kwargs={"timeout": 120})
 
 
 def said(answer) -> str:
@@ -75,7 +80,7 @@ def test_ten_visitors_at_once_keep_their_own_words(served, scenes):
     def visit(number: int) -> None:
         scene = scenes[number % len(scenes)]
         word = scene.names[number % len(scene.names)]
-        mine = Client(served.url, verbose=False)
+        mine = visitor(served.url)
         mine.predict(number % len(scenes), "", 0.3, True, api_name="/example")
         begin.wait(120)
         for _ in range(4):
@@ -87,10 +92,10 @@ def test_ten_visitors_at_once_keep_their_own_words(served, scenes):
                 wrong.append((number, found))
 
     visitors = [threading.Thread(target=visit, args=(number,)) for number in range(10)]
-    for visitor in visitors:
-        visitor.start()
-    for visitor in visitors:
-        visitor.join(300)
+    for thread in visitors:
+        thread.start()
+    for thread in visitors:
+        thread.join(300)
     assert not wrong
     assert not begin.broken
 
@@ -110,7 +115,7 @@ def test_a_class_is_taught_by_a_box_alone(client, scenes):
     assert names_of(answer) == [name, "my thing"]
 
 
-@pytest.mark.parametrize("boxes", [[[0, 0, 1]], [["a", 0, 1, 1]], "x", [[0, 0, 0.001, 0.001]], [], {"path": "/etc"}])
+@pytest.mark.parametrize("boxes", [[[0, 0, 1]], [["a", 0, 1, 1]], "x", [[0, 0, 0.001, 0.001]], [], {"a": 1}])
 def test_wrong_boxes_are_answered_with_a_sentence(client, boxes):
     client.predict(0, "", 0.3, True, api_name="/example")
     answer = client.predict("thing", boxes, False, 0.3, True, api_name="/teach")
@@ -182,7 +187,7 @@ def test_files_of_the_machine_are_not_served(served, tmp_path):
         for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/gradio_api/proxy=", "/static/", "/assets/",
                       "/gradio_api/custom_component/", "/svelte/", "/gradio_api/stream/", "/gradio_api//file=",
                       "/gradio_api/%66ile="):
-            answer = httpx.get(f"{served.url}{route}{path}")
+            answer = httpx.get(f"{served.url}{route}{path}", timeout=60)
             assert answer.status_code in (403, 404, 405), (route, path, answer.status_code)
             assert SECRET not in answer.text and "root:" not in answer.text
 
@@ -302,8 +307,7 @@ def test_a_taken_port_is_said_and_ctrl_c_ends_it(tmp_path):
         assert any(line.startswith("warning: --host 0.0.0.0") for line in server.lines)
         uploads = set(Path(tempfile.gettempdir()).glob("ovd-serve-*")) - before
         local = server.url.replace("0.0.0.0", "127.0.0.1")
-        visitor = Client(local, verbose=False)
-        visitor.predict(0, "", 0.3, True, api_name="/example")
+        visitor(local).predict(0, "", 0.3, True, api_name="/example")
     finally:
         status = server.stop(signal.SIGINT)
     assert status == 0 and server.lines[-1] == "ended"
