@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--vocabulary", choices=("coco", "lvis", "voc", "objects365"), help="a dataset's class names")
     what.add_argument("--class-head", metavar="PATH", help="a class head file, or the folder of a registry "
                       "(ovd classes)")
+    what.add_argument("--no-rivals", action="store_true", help="for words that mean the same as classes that the model "
+                      "was trained on: these do not compete with yours (else they do, without being reported)")
     what.add_argument("--boxes", metavar="FILE", help="example boxes of classes, a csv or COCO json: each becomes a "
                       "class; by its boxes alone, or by both where it is among the words")
     what.add_argument("--images", metavar="DIR", help="the folder of the examples' images (default: that of the file)")
@@ -71,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     wanted = Wanted.of(args.words, args.words_file, args.vocabulary, args.class_head, args.boxes, args.images)
     settings = {"model": _model_settings(args.model, args.checkpoint, args.cfg_options), **wanted.settings(),
+                "rivals": not args.no_rivals,
                 "threshold": args.threshold, "max-per-image": args.max_per_image, "masks": not args.no_masks,
                 "pictures": not args.no_pictures, "every": args.every}
     results = Results(Path(args.out), settings, args.overwrite)
@@ -81,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
     detector = load(args.model, args.checkpoint, device=args.device, options=args.cfg_options,
                     data_root=args.data_root)
-    wanted.give_to(detector)
+    wanted.give_to(detector, None if args.no_rivals else "own")
     from pipelines.detect.work import detect_frames
 
     return detect_frames(detector, frames, results, threshold=args.threshold, masks=not args.no_masks,

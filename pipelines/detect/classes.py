@@ -57,16 +57,20 @@ class Wanted:
         """What decides results, for a comparison with those of another run."""
         return {"words": None if self.names is None else list(self.names), **self.fingerprints}
 
-    def give_to(self, detector: "Detector") -> None:
-        """Make it a detector's vocabulary."""
+    def give_to(self, detector: "Detector", rivals: str | None = "own") -> None:
+        """Make it a detector's vocabulary.
+
+        Args:
+            rivals: As of :meth:`ovd.apis.detector.Detector.set_vocabulary`.
+        """
         from ovd.vocabulary.classes import spelling
 
         by_spelling = {spelling(name): name for name in self.names or ()}
         shown = {spelling(name) for name in self.examples}
         if self.head is not None:
-            detector.set_vocabulary(self.head)
+            detector.set_vocabulary(self.head, rivals)
         elif self.names is not None or self.examples:
-            detector.set_vocabulary([name for name in self.names or () if spelling(name) not in shown])
+            detector.set_vocabulary([name for name in self.names or () if spelling(name) not in shown], rivals)
         for name, boxes in self.examples.items():
             named = by_spelling.get(spelling(name))
             detector.add_class(named or name, text=None if named else False, boxes=boxes)

@@ -127,6 +127,16 @@ def test_an_interrupted_run_goes_on_to_the_same_files(world, tmp_path):
     assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (36, 10)
 
 
+def test_rivals_can_be_left_out(world, tmp_path, capsys):
+    photos = sorted((world[0] / "photos").glob("0*"))[:6]
+    counts = []
+    for number, options in enumerate(([], ["--no-rivals"])):
+        out = tmp_path / str(number)
+        assert detect(capsys, *photos, "--words", "star, heart", "--out", out, "--no-pictures", *options)[0] == 0
+        counts.append(len(json.loads((out / "detections.json").read_text())["annotations"]))
+    assert counts[0] < counts[1]  # dotted red stars count as stars too
+
+
 def test_what_changed_is_looked_at_again(world, tmp_path, capsys):
     root, _ = world
     photos = tmp_path / "photos"
