@@ -102,13 +102,13 @@ def serve_page(config: str | None = None, checkpoint: str | None = None, *, mode
                        "HF_HUB_DISABLE_TELEMETRY": "1"}
         if config is None and model in (None, "demo"):  # others may fetch weights once
             os.environ["HF_HUB_OFFLINE"] = "1"
-        from ovd.web.server import free_port, make_app, serve
+        from ovd.web.server import LOCAL, free_port, make_app, serve
 
         bound = free_port(host, port)  # before the detector is loaded, which takes longer
         with bound:
             page = _page(config, checkpoint, model, options, device, index, index_ann, index_images, index_clip, runs,
                          uploads, max_upload, max_pixels)
-            app = make_app(page, max_upload, uploads)
+            app = make_app(page, max_upload, uploads, LOCAL | {host} if _is_local(host) else None)
             given = bound.getsockname()[1]
             if given != port:
                 print(f"port {port} is taken; this is the next free one")

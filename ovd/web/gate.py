@@ -21,9 +21,12 @@ class Gate:
         file_bytes: Of an uploaded file.
         uploads: The folder of uploads. Gradio copies whatever file a request names unless it was started by its own
             ``launch``, so a request that names another one does not get that far.
+        names: What the server may be called by, None for anything: pages from elsewhere give this machine's address
+            names of their own, to read what it answers.
     """
 
-    def __init__(self, app: Any, file_bytes: int, uploads: str | Path) -> None:
+    def __init__(self, app: Any, file_bytes: int, uploads: str | Path, names: frozenset[str] | None = None) -> None:
+        self._names = names
         self._app, self._file_bytes, self._uploads = app, file_bytes, Path(uploads).resolve()
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
@@ -31,13 +34,18 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        headers = dict(scope["headers"])
+        called = headers.get(b"host", b"").decode("latin-1")
+        if self._names is not None and re.sub(r":\d+$", "", called).lower() not in self._names:
+            await _refuse(send, 403, "Start ovd serve with --host to reach it by another name.")
+            return
         path = re.sub(r"/+", "/", scope["path"])
         if _SHUT.search(path):
             await _refuse(send, 404, "There is nothing here.")
             return
         uploaded = _UPLOAD.fullmatch(path) is not None
         most = self._file_bytes * uploaded + _SPARE
-        length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > most:
             await _refuse(send, 413, f"This is too large: the most is {most / 1e6:.3g} MB.")
         elif uploaded or scope["method"] in ("GET", "HEAD", "OPTIONS"):

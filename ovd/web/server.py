@@ -15,14 +15,23 @@ from ovd.web.look import CSS, NARROW, theme
 TRIED_PORTS = 50
 
 
-def make_app(page: gr.Blocks, file_bytes: int, uploads: str) -> FastAPI:
-    """The page as an application; nothing in it comes from another machine or from this one's disk."""
+LOCAL = frozenset(("localhost", "127.0.0.1", "[::1]"))
+
+
+def make_app(page: gr.Blocks, file_bytes: int, uploads: str, names: frozenset[str] | None = None) -> FastAPI:
+    """The page as an application; nothing in it comes from another machine or from this one's disk.
+
+    Args:
+        file_bytes: The most that an uploaded file has.
+        uploads: The folder of uploads.
+        names: What the server may be called by; None for anything.
+    """
     app = FastAPI(openapi_url=None)
     gr.mount_gradio_app(app, page, path="/", footer_links=[], run_history=False, show_error=False, ssr_mode=False,
                         max_file_size=file_bytes, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme(),
                         css=CSS, head=NARROW, app_kwargs={"openapi_url": None})
     page.has_launched = True  # else Gradio takes any path of this machine for an upload
-    app.add_middleware(Gate, file_bytes=file_bytes, uploads=uploads)
+    app.add_middleware(Gate, file_bytes=file_bytes, uploads=uploads, names=names)
     return app
 
 

@@ -215,6 +215,18 @@ def test_the_gate_limits_sizes_and_shuts_routes(gate):
     assert ask(gate, "/", method="GET") == 200 and ask(gate, "/assets/index.js", method="GET") == 200
 
 
+def test_a_server_of_this_machine_answers_to_its_own_names(tmp_path):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    gate = Gate(app, 1000, tmp_path, frozenset(("localhost", "127.0.0.1", "[::1]")))
+    for name in ("localhost", "127.0.0.1:7860", "[::1]:7860", "LOCALHOST:1"):
+        assert ask(gate, "/", method="GET", headers=[(b"host", name.encode())]) == 200
+    for name in ("attacker.example", "localhost.attacker.example:7860", ""):
+        assert ask(gate, "/", method="GET", headers=[(b"host", name.encode())]) == 403
+    assert ask(gate, "/", method="GET") == 403
+
+
 def test_typed_names():
     assert typed_names(" zebra, traffic  cone;\nzebra\n\n, lion ") == ["zebra", "traffic cone", "lion"]
     assert typed_names("") == typed_names(None) == []
