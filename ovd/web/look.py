@@ -18,7 +18,7 @@ gradio-app { min-width: 0; max-width: 100vw; }
 .top p { margin: .15rem 0 .2rem; color: var(--body-text-color-subdued); }
 .notice { margin: 0; padding: 9px 14px; border-radius: 8px; background: var(--background-fill-secondary);
   color: var(--body-text-color); overflow-wrap: anywhere; }
-#notice:has(.wrong) { position: sticky; top: 8px; z-index: 30; }
+#notice:has(.wrong) { position: sticky; top: 8px; z-index: 1000 !important; overflow: visible !important; }
 .notice.wrong { background: #fdebdd; color: #7a3300; box-shadow: inset 4px 0 0 #d55e00; }
 .dark .notice.wrong { background: #3a2413; color: #ffc9a0; }
 .source, .buttons { align-items: center; }
@@ -42,6 +42,7 @@ table.found i { display: inline-block; width: 10px; height: 10px; margin-right: 
 .regions figcaption { margin-top: 4px; font-size: 14px; line-height: 1.35; font-variant-numeric: tabular-nums; }
 .regions small { display: block; color: var(--body-text-color-subdued); overflow: hidden; text-overflow: ellipsis;
   white-space: nowrap; }
+.dark button[role=tab][aria-selected=true] { color: #74b4e2 !important; }
 footer { display: none !important; }
 .gradio-container .column, .gradio-container .block, .gradio-container .row > *, .gradio-container main,
 .gradio-container .wrap, .tabs, .tabitem { min-width: 0; max-width: 100%; }
