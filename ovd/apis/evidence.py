@@ -76,8 +76,11 @@ class Looker:
         height, width = rgb.shape[:2]
         record = {"img": cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR), "img_id": 0, "img_path": None,
                   "img_shape": (height, width), "ori_shape": (height, width)}
-        prepared = self.steps(record)
-        if min(prepared["inputs"].shape[-2:]) < 1:
+        try:
+            prepared = self.steps(record)
+        except cv2.error:  # a side that would have no pixel
+            prepared = None
+        if prepared is None or min(prepared["inputs"].shape[-2:]) < 1:
             raise UserError(f"{described(image)}: an image of {width} x {height} pixels is too narrow")
         return prepared, (height, width)
 

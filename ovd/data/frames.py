@@ -95,9 +95,16 @@ class Frames:
     def _streamed(self) -> Iterator[Frame]:
         if self._stream is None:
             raise UserError("-: there is no stream to read images from")
-        for number, data in enumerate(split_images(self._stream)):
-            if number % self.every == 0:
-                yield Frame(f"stream/{number:06d}", data)
+        number = 0
+        try:
+            for data in split_images(self._stream):
+                if number % self.every == 0:
+                    yield Frame(f"stream/{number:06d}", data)
+                number += 1
+        except UserError as error:  # the images before it are whole
+            if not number:
+                raise
+            yield Frame(f"stream/{number:06d}", b"", problem=str(error))
 
 
 def is_video(path: str | os.PathLike) -> bool:

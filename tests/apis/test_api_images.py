@@ -54,6 +54,12 @@ def test_a_detector_says_which_image_is_broken(detector, files, tmp_path):
         assert str(tmp_path / name) in str(error.value)
 
 
+@pytest.mark.parametrize("shape", [(1, 500), (500, 1), (2, 3000)])
+def test_an_image_of_which_a_side_would_vanish_is_refused(detector, picture, shape):
+    with pytest.raises(UserError, match=f"{shape[1]} x {shape[0]} pixels is too narrow"):
+        detector.detect([picture, np.zeros((*shape, 3), np.uint8)])
+
+
 @pytest.mark.parametrize("wrong, said", [
     (np.zeros((4, 4, 3)), "float64 is no image: give uint8"), (np.zeros((4, 4, 2), np.uint8), "one channel for grey"),
     (np.zeros((0, 4, 3), np.uint8), r"\[0, 4, 3\]"), (np.zeros((2, 4, 4, 3), np.uint8), "no image"),

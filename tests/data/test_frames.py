@@ -59,6 +59,17 @@ def test_channels_are_rgb_whatever_the_source(tmp_path):
     assert names(streamed) == ["stream/000000"]
 
 
+def test_a_stream_that_ends_in_an_image_keeps_those_before(tmp_path):
+    Image.fromarray(np.full((9, 9, 3), 70, np.uint8)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    for every, expected in ((1, ["stream/000000", "stream/000001"]), (2, ["stream/000000"])):
+        *frames, last = Frames(["-"], every, io.BytesIO(whole + whole + whole[:-9]))
+        assert names(frames) == expected and all(frame.problem is None for frame in frames)
+        assert last.name == "stream/000002" and "image 2 of the stream: cut off" in last.problem
+    with pytest.raises(UserError, match="image 0 of the stream: cut off"):
+        list(Frames(["-"], stream=io.BytesIO(whole[:-9])))
+
+
 def test_what_is_done_is_not_opened(tmp_path):
     first, second = picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
     stamp = (first.stat().st_size, first.stat().st_mtime_ns)
