@@ -104,7 +104,7 @@ def class_table(report: RunReport) -> str:
     rows = []
     for row in first:
         cells = [f"<td>{escape(row.name)}</td>", f'<td class="name">{escape(group_title(row.group))}</td>']
-        cells += [f"<td>{row.frequency}</td>"] * with_frequency + [f"<td>{row.objects}</td>"]
+        cells += [f"<td>{escape(str(row.frequency))}</td>"] * with_frequency + [f"<td>{row.objects}</td>"]
         if single:
             values = [row.ap, row.ap50, *(getattr(row, name) for name in sizes), *[row.mask_ap] * masks]
             cells += [f"<td>{number(value)}</td>" for value in values]
@@ -142,7 +142,7 @@ def fewshot_section(report: RunReport) -> str:
             lines.setdefault(title, []).append((float(shots), float(row["novel_ap50"])))
         cells = "".join(f'<td>{_spread(row.get(f"{group}_ap50"), row.get(f"{group}_std"))}</td>'
                         for group in ("base", "novel", "all"))
-        body.append(f'<tr><td>{escape(title)}</td><td>{shots if shots else "-"}</td>'
+        body.append(f'<tr><td>{escape(title)}</td><td>{escape(str(shots or "-"))}</td>'
                     f"<td>{len(row.get('seeds') or ())}</td>{cells}</tr>")
     chart = ""
     if lines and len(lines) <= 8:
@@ -207,7 +207,7 @@ def settings_tables(report: RunReport) -> str:
     if lines:
         body = "".join(
             f'<tr><td>{escape(exhibit.title)}</td><td class="text">{escape(str(line.get("kind", "")))}</td>'
-            f"<td>{line.get('iteration') or '-'}</td><td>{number(line.get('boxAP'))}</td>"
+            f"<td>{escape(str(line.get('iteration') or '-'))}</td><td>{number(line.get('boxAP'))}</td>"
             f"<td>{number(line.get('bAP50'))}</td><td>{number((line.get('novel') or {}).get('bAP50'))}</td></tr>"
             for exhibit, line in lines)
         parts.append('<details><summary>Every evaluation</summary><div class="scroll"><table><thead><tr><th>run</th>'

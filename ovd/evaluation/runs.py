@@ -221,6 +221,8 @@ def _metrics(folder: Path) -> dict[str, float | None] | None:
     if not isinstance(value, dict):
         raise UserError(f"{path}: not a json object; write it again with ovd test")
     figures = {name: figure for name, figure in value.items() if "/" in name}
+    if wrong := next((name for name, figure in figures.items() if not isinstance(figure, int | float | None)), None):
+        raise UserError(f"{path}: {wrong} is {figures[wrong]!r}, not a number; write it again with ovd test")
     return figures or None
 
 

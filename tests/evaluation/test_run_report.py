@@ -187,6 +187,21 @@ def test_a_broken_file_is_named_and_the_rest_is_shown(world, tmp_path):
     assert "detections.json is cut or no json" in render_runs(report)
 
 
+def test_what_files_say_is_text_on_the_page(tmp_path):
+    said = "<img src=x>"
+    data = write_world(tmp_path / "data", BASE, NOVEL, frequencies=dict.fromkeys(BASE + NOVEL, said))
+    found = load_annotations(data / "annotations/val.json").annotations
+    inside = tmp_path / "run" / "20300101_000000" / "vis_data"
+    inside.mkdir(parents=True)
+    (inside / "config.py").write_text(CONFIG.format(data=data))
+    (tmp_path / "run/detections.json").write_text(json.dumps(
+        [{"image_id": a.image_id, "category_id": a.category_id, "bbox": a.bbox, "score": 0.9} for a in found]))
+    (tmp_path / "run/results.jsonl").write_text(json.dumps({"kind": said, "iteration": said, "boxAP": 1.0}) + "\n")
+    (tmp_path / "run/fewshot.json").write_text(json.dumps({"rows": [{"name": said, "shots": said}]}))
+    html = render_runs(gather([tmp_path / "run"], scenes=0))
+    assert said not in html and html.count("&lt;img src=x&gt;") == len(BASE + NOVEL) + 4
+
+
 def test_lvis_has_rare_common_and_frequent_classes_and_leaves_out_what_was_not_looked_for(tmp_path):
     names = BASE + NOVEL
     data = write_world(tmp_path / "data", BASE, NOVEL, frequencies=dict(zip(names, "ffcrr")))

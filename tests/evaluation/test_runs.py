@@ -170,6 +170,8 @@ def test_few_shot_results_go_with_the_checkpoint_that_they_were_made_with(half):
     (lambda folder: None, "no such folder"),
     (lambda folder: folder.mkdir(), "no run and no recipe left anything here"),
     (lambda folder: (folder.mkdir(), (folder / "metrics.json").write_text("{")), r"metrics\.json: not a json file"),
+    (lambda folder: (folder.mkdir(), (folder / "metrics.json").write_text('{"all/ap": "1"}')),
+     r"metrics\.json: all/ap is '1', not a number"),
     (lambda folder: (folder.mkdir(), (folder / "run.json").write_text('{"stages"')), r"run\.json: not the journal"),
 ])
 def test_what_is_no_run_is_named(tmp_path, make, message):
