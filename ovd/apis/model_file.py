@@ -33,6 +33,7 @@ _METADATA = "ovd_model"  # the one metadata key of the file: several would be wr
 _SCHEMA = 1
 _PACKAGES = ("ovd", "mmdet", "mmcv", "mmengine")
 _OPERATORS = ("nms", "soft_nms")  # types that name a function
+_CONFIGS = (".py", ".json", ".yaml", ".yml")  # files that some parts of detectors are built from, and that are run
 _HEAD, _MODEL, _TUPLE = "class_head.", "model.", "(tuple)"
 
 
@@ -150,6 +151,10 @@ def _checked(config: Any, path: str | os.PathLike) -> Any:
     """A copy whose types are classes of models and transforms, and which starts from no other file."""
     config = _with_tuples(config)
     for where, part in walk(config):
+        for key, value in part.items():
+            if isinstance(value, str) and value.strip().lower().endswith(_CONFIGS):
+                raise UserError(f"{path}: {where or 'model'}.{key} is {value!r}: a model in one file is built from no "
+                                "other file")
         if "type" in part:
             part["type"] = _type(part["type"], f"{path}: {where or 'model'}")
         if "init_cfg" in part:

@@ -169,6 +169,19 @@ def test_a_file_cannot_name_what_is_no_part_of_a_detector(kind, part, tmp_path):
         read.build("evil") if part == "model" else read.steps("evil")
 
 
+@pytest.mark.parametrize("model", [
+    {"type": "ovd.models.proposers.NetworkProposer", "config": "{file}", "checkpoint": "none.pth"},
+    {"type": "mmdet.models.KnowledgeDistillationSingleStageDetector", "backbone": {}, "neck": {}, "bbox_head": {},
+     "teacher_config": "{file}"}])
+def test_a_file_runs_no_config_that_lies_beside_it(model, tmp_path):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w').close()")
+    model = {key: str(tmp_path / "evil.py") if value == "{file}" else value for key, value in model.items()}
+    file = ModelFile(model, [], {}, ClassHead(("a",), torch.ones(1, 1, 2)), ("a",))
+    with pytest.raises(UserError, match="is built from no other file"):
+        file.build("evil")
+    assert not (tmp_path / "was_run").exists()
+
+
 def test_lists_and_tuples_of_a_config_stay_what_they_are(tmp_path):
     file = ModelFile({}, [{"type": "mmdet.datasets.transforms.Resize", "scale": (4, 5), "ratios": [1, (2, 3)]}],
                      {}, ClassHead(("a",), torch.ones(1, 1, 2)), ("a",))
