@@ -14,6 +14,7 @@ pictures/ (of a video, a video). An interrupted run goes on where it was; an ima
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from ovd.errors import UserError
@@ -76,20 +77,20 @@ def run(args: argparse.Namespace) -> int:
                 "rivals": not args.no_rivals,
                 "threshold": args.threshold, "max-per-image": args.max_per_image, "masks": not args.no_masks,
                 "pictures": not args.no_pictures, "every": args.every}
-    results = Results(Path(args.out), settings, args.overwrite)
-    if frames.has_stream and len(results):
-        raise UserError(f"{args.out}: has results already, and a stream cannot be gone on with; pass --overwrite, or "
-                        "another --out")
-    from ovd.apis.loading import load
+    with closing(Results(Path(args.out), settings, args.overwrite)) as results:
+        if frames.has_stream and len(results):
+            raise UserError(f"{args.out}: has results already, and a stream cannot be gone on with; pass --overwrite, "
+                            "or another --out")
+        from ovd.apis.loading import load
 
-    detector = load(args.model, args.checkpoint, device=args.device, options=args.cfg_options,
-                    data_root=args.data_root)
-    wanted.give_to(detector, None if args.no_rivals else "own")
-    from pipelines.detect.work import detect_frames
+        detector = load(args.model, args.checkpoint, device=args.device, options=args.cfg_options,
+                        data_root=args.data_root)
+        wanted.give_to(detector, None if args.no_rivals else "own")
+        from pipelines.detect.work import detect_frames
 
-    return detect_frames(detector, frames, results, threshold=args.threshold, masks=not args.no_masks,
-                         pictures=not args.no_pictures, batch_size=args.batch_size,
-                         max_per_image=args.max_per_image, threads=args.threads)
+        return detect_frames(detector, frames, results, threshold=args.threshold, masks=not args.no_masks,
+                             pictures=not args.no_pictures, batch_size=args.batch_size,
+                             max_per_image=args.max_per_image, threads=args.threads)
 
 
 def _model_settings(model: str, checkpoint: str | None, options: list[str]) -> dict[str, object]:

@@ -1,5 +1,7 @@
 """The folder of results: a line for each image as soon as it is looked at, and a COCO file of all at the end."""
 
+import errno
+import fcntl
 import json
 import os
 from collections import Counter
@@ -25,7 +27,8 @@ class Results:
         overwrite: Begin anew where the folder has results of other settings.
 
     Raises:
-        UserError: Results of other settings; a folder that cannot be written to, or that holds something else.
+        UserError: Results of other settings; a folder that cannot be written to, that holds something else, or that
+            another run writes to.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
@@ -37,9 +40,14 @@ class Results:
         self._stamps: dict[str, Stamp] = {}
         self._frames: dict[str, int] = {}  # of videos that were looked at to their end
         self._order: list[tuple[str, int | None]] = []
-        self._begin(json.loads(json.dumps(settings)), overwrite)
-        self._file = self.lines.open("r+b")
-        self._read()
+        self._folder: int | None = _held(folder)
+        try:
+            self._begin(json.loads(json.dumps(settings)), overwrite)
+            self._file = self.lines.open("r+b")
+            self._read()
+        except BaseException:
+            self._let_go()
+            raise
 
     def __len__(self) -> int:
         return len(self._places)
@@ -107,13 +115,18 @@ class Results:
         return self._write_coco(names)
 
     def close(self) -> None:
-        """Close the file of records; nothing is lost without it."""
+        """Close the file of records, and let others write to the folder; nothing is lost without it."""
         self._file.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._folder is not None:
+            os.close(self._folder)
+            self._folder = None
 
     def _begin(self, settings: dict[str, Any], overwrite: bool) -> None:
         about = self.folder / "settings.json"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             before = json.loads(about.read_bytes()) if about.exists() else None
         except OSError as error:
             raise refusal(self.folder, error) from None
@@ -202,6 +215,24 @@ class Results:
                     file.write(json.dumps(_annotation(one, written, number, ids[one["name"]])))
             file.write("\n]}\n")
         return counts
+
+
+def _held(folder: Path) -> int:
+    """A descriptor of a folder, made where it is not there, that is locked until it is closed: two runs would write
+    over each other's records."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise refusal(folder, error) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(descriptor)
+            raise UserError(f"{folder}: another run writes its detections there; wait until it ends, or pass another "
+                            "--out") from None
+    return descriptor  # without a lock where the file system has none
 
 
 def _annotation(one: Mapping[str, Any], number: int, image_id: int, category_id: int) -> dict[str, Any]:
