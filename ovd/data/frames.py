@@ -10,9 +10,10 @@ from typing import BinaryIO
 import numpy as np
 
 from ovd.data.encoded_stream import split_images
+from ovd.data.rgb import PHONE_PHOTOS
 from ovd.errors import UserError
 
-IMAGES = frozenset((".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
+IMAGES = PHONE_PHOTOS | {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 VIDEOS = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"))
 STREAM = "-"
 

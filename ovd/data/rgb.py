@@ -8,6 +8,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ovd.errors import UserError
 
+PHONE_PHOTOS = frozenset((".heic", ".heif", ".avif"))  # Pillow reads them with a plugin, or not at all
+
 
 def load_rgb(path: str | os.PathLike, width: int | None = None, height: int | None = None,
              upright: bool = False) -> Image.Image:
@@ -18,7 +20,7 @@ def load_rgb(path: str | os.PathLike, width: int | None = None, height: int | No
         upright: Turn the image as its EXIF data say, as viewers do. COCO's boxes are in the stored pixel grid.
 
     Raises:
-        UserError: The file is missing, cut off, no image, or of another size than the annotation file says.
+        UserError: The file is missing, cut off, no image, too large, or of another size than the annotation file says.
     """
     path = Path(path)
     try:
@@ -31,8 +33,13 @@ def load_rgb(path: str | os.PathLike, width: int | None = None, height: int | No
         raise UserError(f"{path}: no such image; check the image folder and the file names in the "
                         "annotations") from None
     except UnidentifiedImageError:
+        if path.suffix.lower() in PHONE_PHOTOS:
+            raise UserError(f"{path}: {path.suffix} is not read here; convert it to JPEG or PNG") from None
         raise UserError(f"{path}: not an image; replace it") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: has more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels; make it "
+                        "smaller, or cut it into parts") from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: cut off or damaged ({str(error).splitlines()[0]}); copy it again") from None
 
 

@@ -48,7 +48,10 @@ def test_a_detector_says_which_image_is_broken(detector, files, tmp_path):
     whole = files[0].read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[:len(whole) // 2])
     (tmp_path / "text.jpg").write_text("no picture")
-    for name, said in (("cut.png", "cut off or damaged"), ("text.jpg", "not an image"), (".", "is a folder")):
+    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "large.png")
+    for name, said in (("cut.png", "cut off or damaged"), ("text.jpg", "not an image"), (".", "is a folder"),
+                       ("phone.HEIC", "convert it to JPEG"), ("large.png", "more than 179 million pixels")):
         with pytest.raises(UserError, match=said) as error:
             detector.detect([files[0], tmp_path / name])
         assert str(tmp_path / name) in str(error.value)

@@ -92,6 +92,12 @@ def test_inputs_without_pictures_are_refused(tmp_path, given, words):
         Frames([f"{tmp_path}/{given}"])
 
 
+def test_photos_in_the_format_of_a_phone_are_not_passed_over_in_silence(tmp_path):
+    picture(tmp_path / "a.png")
+    (tmp_path / "b.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    assert names(Frames([tmp_path])) == ["a.png", "b.HEIC"]
+
+
 def test_two_files_of_one_name_are_refused(tmp_path):
     first, second = picture(tmp_path / "x/a.png"), picture(tmp_path / "y/a.png")
     with pytest.raises(UserError, match=r"would both have results named 'a.png'"):
