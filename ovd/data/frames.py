@@ -47,19 +47,21 @@ class Frames:
             stream, encoded one behind the other (``ffmpeg -f image2pipe``).
         every: Take each so-manieth frame of a video or a stream.
         stream: Where ``-`` is read from.
+        but: A folder whose pictures do not count where they are found in a folder or by a pattern: that of results.
 
     Raises:
         UserError: An input that is not there or has no pictures; two that would have results of one name.
     """
 
-    def __init__(self, inputs: Sequence[str | os.PathLike], every: int = 1, stream: BinaryIO | None = None) -> None:
+    def __init__(self, inputs: Sequence[str | os.PathLike], every: int = 1, stream: BinaryIO | None = None,
+                 but: str | os.PathLike | None = None) -> None:
         if every < 1:
             raise UserError(f"each {every}th frame: give 1 or more")
         self.every = every
         self._stream = stream
         self.files: list[tuple[str, Path | None]] = []
         for one in inputs:
-            self.files += [(STREAM, None)] if str(one) == STREAM else _files(os.fspath(one))
+            self.files += [(STREAM, None)] if str(one) == STREAM else _files(os.fspath(one), but)
         seen: dict[str, Path | None] = {}
         for name, path in self.files:
             if name in seen:
@@ -117,18 +119,23 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in IMAGES | VIDEOS and not path.name.startswith(".")
 
 
-def _files(given: str) -> list[tuple[str, Path]]:
+def _files(given: str, but: str | os.PathLike | None) -> list[tuple[str, Path]]:
     """Name and path of each picture of an input."""
     path = Path(given)
+    left_out = None if but is None or Path(but).resolve() == path.resolve() else Path(but).resolve()
+
+    def is_wanted(file: Path) -> bool:
+        return _is_picture(file) and (left_out is None or not file.resolve().is_relative_to(left_out))
+
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if _is_picture(file) and file.is_file())
+        found = sorted(file for file in path.rglob("*") if is_wanted(file) and file.is_file())
         if not found:
             raise UserError(f"{path}: no image and no video in this folder, nor below it")
         return [(file.relative_to(path).as_posix(), file) for file in found]
     if path.exists():
         return [(path.name, path)]
     if glob.has_magic(given):
-        found = sorted(file for file in map(Path, glob.glob(given, recursive=True)) if _is_picture(file))
+        found = sorted(file for file in map(Path, glob.glob(given, recursive=True)) if is_wanted(file))
         if not found:
             raise UserError(f"{given}: no image and no video fits this pattern")
         folder = os.path.commonpath([file.parent for file in found])

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--batch-size, --max-per-image and --threads: give 1 or more")
     if not 0 <= args.threshold <= 1:
         raise UserError(f"--threshold {args.threshold:g}: scores go from 0 to 1")
-    frames = Frames(args.inputs, args.every, sys.stdin.buffer)
+    frames = Frames(args.inputs, args.every, sys.stdin.buffer, but=Path(args.out, "pictures"))
     from pipelines.detect.classes import Wanted
     from pipelines.detect.results import Results
 

@@ -70,6 +70,16 @@ def test_a_stream_that_ends_in_an_image_keeps_those_before(tmp_path):
         list(Frames(["-"], stream=io.BytesIO(whole[:-9])))
 
 
+def test_results_below_the_input_are_no_input(tmp_path, monkeypatch):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "out/pictures/a.png.jpg")
+    monkeypatch.chdir(tmp_path)
+    for given in (".", tmp_path, "*", "**/*"):
+        assert names(Frames([given], but="out/pictures")) == ["a.png"]
+    assert names(Frames(["out/pictures"], but="out/pictures")) == ["a.png.jpg"]  # named itself
+    assert len(Frames(["."])) == 2
+
+
 def test_what_is_done_is_not_opened(tmp_path):
     first, second = picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
     stamp = (first.stat().st_size, first.stat().st_mtime_ns)
