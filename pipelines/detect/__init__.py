@@ -20,6 +20,8 @@ from pathlib import Path
 from ovd.errors import UserError
 
 OUT = "detections"
+HINT = ("the demo model knows drawn shapes alone; for photos: --model photos, which takes any words "
+        "(docs/photos_model.md)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         if frames.has_stream and len(results):
             raise UserError(f"{args.out}: has results already, and a stream cannot be gone on with; pass --overwrite, "
                             "or another --out")
+        print(f"loading the model {args.model}", flush=True)  # before the imports, which take most of the time
         from ovd.apis.loading import load
 
         detector = load(args.model, args.checkpoint, device=args.device, options=args.cfg_options,
@@ -90,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
 
         return detect_frames(detector, frames, results, threshold=args.threshold, masks=not args.no_masks,
                              pictures=not args.no_pictures, batch_size=args.batch_size,
-                             max_per_image=args.max_per_image, threads=args.threads)
+                             max_per_image=args.max_per_image, threads=args.threads,
+                             hint=HINT if args.model == "demo" else None)
 
 
 def _model_settings(model: str, checkpoint: str | None, options: list[str]) -> dict[str, object]:

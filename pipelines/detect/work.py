@@ -40,10 +40,12 @@ class Seen:
 
 
 def detect_frames(detector: Detector, frames: Frames, results: Results, *, threshold: float, masks: bool,
-                  pictures: bool, batch_size: int, max_per_image: int, threads: int | None = None) -> int:
+                  pictures: bool, batch_size: int, max_per_image: int, threads: int | None = None,
+                  hint: str | None = None) -> int:
     """Look at all frames that have no results yet, keep what is found, and say what it was.
 
     Args:
+        hint: What to say where nothing is found.
         Others: as the options of the command line.
 
     Returns:
@@ -70,6 +72,8 @@ def detect_frames(detector: Detector, frames: Frames, results: Results, *, thres
     common = ", ".join(f"{name} {count}" for name, count in counts.most_common(8))
     print(f"{counts.total()} detections of {len(counts)} of {len(detector.names)} classes" +
           (f": {common}{', ...' if len(counts) > 8 else ''}" if counts else f"; none has a score of {threshold:g}"))
+    if hint and work.looked + work.kept and not counts:
+        print(hint)
     print(f"written: {results.coco}" + (f", {results.pictures}/" if pictures else ""))
     return 1 if work.unread and not work.looked + work.kept else 0
 

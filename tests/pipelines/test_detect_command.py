@@ -91,6 +91,16 @@ def test_example_boxes_are_a_class(world, tmp_path, capsys):
         assert max(overlaps, default=0) > 0.5
 
 
+def test_the_demo_model_says_what_it_knows_where_it_finds_nothing(world, tmp_path, capsys):
+    root, _ = world
+    photo = next((root / "photos").glob("0*"))
+    status, out, _ = detect(capsys, photo, "--words", "plain blue ring", "--threshold", 1, "--no-pictures", "--out",
+                              tmp_path / "none")
+    assert status == 0 and "--model photos" in out and "loading the model demo" in out
+    status, out, _ = detect(capsys, photo, "--threshold", 0, "--no-pictures", "--out", tmp_path / "some")
+    assert status == 0 and "--model photos" not in out
+
+
 def _iou(box, other):
     x, y, width, height = other
     wide = min(box[2], x + width) - max(box[0], x)
@@ -146,14 +156,14 @@ def test_what_changed_is_looked_at_again(world, tmp_path, capsys):
     first, second, third = sorted(photos.iterdir())
     arguments = photos, "--out", tmp_path / "out", "--no-masks"
     assert "3 images looked at" in detect(capsys, *arguments)[1]
-    assert detect(capsys, *arguments)[1].startswith("0 images looked at in 0 s, 3 were done before")
+    assert "\n0 images looked at in 0 s, 3 were done before\n" in detect(capsys, *arguments)[1]
     before = json.loads((tmp_path / "out/detections.json").read_text())
     first.write_bytes(third.read_bytes())
     os.utime(first, ns=(1, 1))
     second.unlink()
     (tmp_path / f"out/pictures/{third.name}").unlink()
     said = detect(capsys, *arguments)[1]  # the third is only drawn again
-    assert said.startswith("1 images looked at") and "1 were done before" in said
+    assert "\n1 images looked at" in said and "1 were done before" in said
     assert (tmp_path / f"out/pictures/{third.name}").exists()
     after = json.loads((tmp_path / "out/detections.json").read_text())
     assert [image["file_name"] for image in after["images"]] == [first.name, third.name]
