@@ -120,6 +120,11 @@ def test_it_scores_and_detects_what_the_offline_stage_does(crops, files, demo_pa
         assert np.allclose(found.bboxes[:int(clear.sum())], expected.bboxes[clear], atol=1e-3)
 
 
+def test_an_image_that_is_too_narrow_for_the_proposer_is_refused(session):
+    with pytest.raises(UserError, match="500 x 1 pixels is too narrow"):
+        session.detect(np.zeros((1, 500, 3), np.uint8))
+
+
 def test_it_finds_what_is_there_in_the_words_for_it(session, scenes):
     wanted = sorted({one.category.name for _, objects in scenes[:6] for one in objects})
     session.set_vocabulary(wanted)
