@@ -102,6 +102,7 @@ def serve_page(config: str | None = None, checkpoint: str | None = None, *, mode
                        "HF_HUB_DISABLE_TELEMETRY": "1"}
         if config is None and model in (None, "demo"):  # others may fetch weights once
             os.environ["HF_HUB_OFFLINE"] = "1"
+        print(f"loading the model {model or config or 'demo'}", flush=True)  # and the libraries, which take longer
         from ovd.web.server import LOCAL, free_port, make_app, serve
 
         bound = free_port(host, port)  # before the detector is loaded, which takes longer

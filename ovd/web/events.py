@@ -36,8 +36,9 @@ def guarded(answer: Callable[..., list[Any]], outputs: int, at: int = 1) -> Call
 
 
 def sentence(text: str) -> str:
-    """An error's text with a capital letter and a full stop."""
-    text = text[:1].upper() + text[1:]
+    """An error's text with a capital letter, unless it begins with a file's name, and a full stop."""
+    if text.partition(" ")[0].isalpha():
+        text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?", ")")) else text + "."
 
 

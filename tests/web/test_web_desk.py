@@ -13,6 +13,7 @@ from ovd.errors import UserError
 from ovd.web.board import drawn_boxes
 from ovd.web.desk import MOST_EXAMPLES, Desk, Desks
 from ovd.web.downloads import in_file_pixels
+from ovd.web.events import sentence
 from ovd.web.gate import Gate
 from ovd.web.uploads import Limits, Picture
 from ovd.web.words import table, typed_names
@@ -266,3 +267,10 @@ def test_amounts(text, value):
 def test_wrong_amounts(text):
     with pytest.raises(UserError, match="--max-upload"):
         amount(text, "--max-upload")
+
+
+@pytest.mark.parametrize("said, shown", [
+    ("text.jpg is no picture", "text.jpg is no picture."), ("the box is too small.", "The box is too small."),
+    ("a class", "A class.")])
+def test_errors_are_sentences_and_files_keep_their_names(said, shown):
+    assert sentence(said) == shown
