@@ -212,6 +212,8 @@ class Detector:
             Others: As of :meth:`detect`.
         """
         _check_threshold(threshold)
+        if max_per_image < 0:
+            raise UserError(f"at most {max_per_image} detections of an image: give 0 or more")
         with self._lock:
             found = self._name(evidence, threshold, masks and evidence.masks, max_per_image)
         return found[0] if evidence.single else found
@@ -252,7 +254,7 @@ class Detector:
         if parts.words is None and boxes is not None and text is None:
             text = False  # nothing hears the name
         if text is not False:
-            given = None if text in (None, True) else {name: [text] if isinstance(text, str) else list(text)}
+            given = None if text in (None, True) else {name: _worded(name, [text] if isinstance(text, str) else text)}
             words = of_names([name], parts.own, parts.words, given)
         if boxes is not None:
             examples = example_head(self._looker, name, boxes, parts.own, method)
@@ -310,6 +312,13 @@ class Detector:
             return [result[result.scores >= float(lowest)] for result in results]
         roi_head.test_cfg.update(score_thr=float(np.nextafter(lowest, np.float32(-1))), max_per_img=max_per_image)
         return self._model.detect(one.seen, one.samples, masks=masks)
+
+
+def _worded(name: str, words: Sequence[str]) -> list[str]:
+    words = list(words)
+    if not words or not all(isinstance(one, str) and one.strip() for one in words):
+        raise UserError(f"the words for {name!r} are {words}: give one or several, none of them empty")
+    return words
 
 
 def _check_threshold(threshold: float) -> None:

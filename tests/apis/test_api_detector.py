@@ -304,6 +304,9 @@ def test_what_is_wrong_is_said_in_one_line_and_changes_nothing(detector, scenes,
         ("box 1 of 'cow'", lambda: detector.add_class("cow", boxes=[image])),
         ("scores go from 0 to 1", lambda: detector.detect(image, threshold=30)),
         ("a batch of 0", lambda: detector.detect(image, batch_size=0)),
+        ("at most -1 detections", lambda: detector.detect(image, max_per_image=-1)),
+        ("the words for 'cow' are []", lambda: detector.add_class("cow", text=[])),
+        ("none of them empty", lambda: detector.add_class("cow", text=["cow", " "])),
         ("nothing.png: no such image", lambda: detector.detect(tmp_path / "nothing.png")),
     ]
     for said, mistake in wrong:
