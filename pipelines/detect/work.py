@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from ovd.apis.detections import Detections
@@ -51,6 +53,7 @@ def detect_frames(detector: Detector, frames: Frames, results: Results, *, thres
     Returns:
         The exit status: 1 where no image could be read.
     """
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # phones have photos of 108 megapixels
     if threads is None:
         threads = 2 if detector.device.type == "cpu" else max(2, available_cores() - 1)
     work = _Work(detector, results, pictures, batch_size, threads,
