@@ -58,7 +58,8 @@ class RunShelf:
             runs = _runs_in(folder)
             for path in runs:
                 name = str(path) if len(runs) == 1 else f"{folder.name}/{path.relative_to(folder).as_posix()}"
-                self._folders.setdefault(name, path)
+                if self._folders.setdefault(name, path) != path:  # seed0/vild of another study
+                    self._folders.setdefault(str(path), path)
         self._kept: OrderedDict[str, ShownRun] = OrderedDict()
         self._lock = threading.Lock()
 
