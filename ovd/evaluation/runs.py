@@ -207,7 +207,8 @@ def read_run(work_dir: str | os.PathLike) -> Run:
 
 def _runs_below(folder: Path) -> str:
     below = runs_below(folder)
-    return f"; there are runs in it: {', '.join(map(str, below[:4]))}" if below else ""
+    more = f" and {len(below) - 4} more" if len(below) > 4 else ""
+    return f"; there are runs in it: {', '.join(map(str, below[:4]))}{more}" if below else ""
 
 
 def _metrics(folder: Path) -> dict[str, float | None] | None:
