@@ -6,7 +6,8 @@ SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "N
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
 HEAD = """<header class="top"><h1>Open-vocabulary detection</h1>
-<p>Name what you look for, or draw a box around one.</p></header>"""
+<p>Name what you look for, or draw a box around one.{note}</p></header>"""
+SHAPES_ONLY = " This model knows drawn shapes alone; for photos, start <code>ovd serve --model photos</code>."
 
 CSS = """
 gradio-app { min-width: 0; max-width: 100vw; }
