@@ -78,6 +78,12 @@ class Frames:
         """Whether some of them come on a stream."""
         return any(path is None for _, path in self.files)
 
+    @property
+    def folders(self) -> list[str]:
+        """The folders that their names are relative to."""
+        found = {os.path.abspath(path)[:-len(name)] for name, path in self.files if path is not None}
+        return sorted(os.path.normpath(folder) for folder in found)
+
     def __iter__(self) -> Iterator[Frame]:
         return self.but(lambda name, stamp: False)
 

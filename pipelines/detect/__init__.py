@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
     wanted = Wanted.of(args.words, args.words_file, args.vocabulary, args.class_head, args.boxes, args.images)
     settings = {"model": _model_settings(args.model, args.checkpoint, args.cfg_options), **wanted.settings(),
-                "rivals": not args.no_rivals,
+                "rivals": not args.no_rivals, "folder of pictures": frames.folders,
                 "threshold": args.threshold, "max-per-image": args.max_per_image, "masks": not args.no_masks,
                 "pictures": not args.no_pictures, "every": args.every}
     with closing(Results(Path(args.out), settings, args.overwrite)) as results:

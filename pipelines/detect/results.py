@@ -40,6 +40,7 @@ class Results:
         self._stamps: dict[str, Stamp] = {}
         self._frames: dict[str, int] = {}  # of videos that were looked at to their end
         self._order: list[tuple[str, int | None]] = []
+        self.dropped = 0
         self._folder: int | None = _held(folder)
         try:
             self._begin(json.loads(json.dumps(settings)), overwrite)
@@ -94,11 +95,14 @@ class Results:
         return self.pictures / (image if image.lower().endswith(suffixes) else image + added)
 
     def finish(self, names: Sequence[str]) -> Counter[str]:
-        """Write all records in order, and the COCO file; returns the number of detections of each class.
+        """Write all records of this run in order, and the COCO file; returns the number of detections of each class.
+
+        Records of pictures that are not among its inputs any more are ``dropped``.
 
         Args:
             names: All classes; their ids in the COCO file begin at 1.
         """
+        self.dropped = len(self._places) - len(self._order)
         places: list[tuple[int, int]] = []
         with atomic_write(self.lines) as temporary, open(temporary, "wb") as file:
             for key in self._order:

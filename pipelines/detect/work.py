@@ -77,6 +77,8 @@ def detect_frames(detector: Detector, frames: Frames, results: Results, *, thres
           (f": {common}{', ...' if len(counts) > 8 else ''}" if counts else f"; none has a score of {threshold:g}"))
     if hint and work.looked + work.kept and not counts:
         print(hint)
+    if results.dropped:
+        print(f"left out: {results.dropped} from earlier, of pictures that are not among the inputs any more")
     print(f"written: {results.coco}" + (f", {results.pictures}/" if pictures else ""))
     return 1 if work.unread and not work.looked + work.kept else 0
 

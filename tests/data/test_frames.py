@@ -42,6 +42,15 @@ def test_files_and_patterns_keep_the_order_that_they_are_given_in(tmp_path):
     assert names(Frames([f"{tmp_path}/**/t*.png"])) == ["three.png", "two.png"]
 
 
+def test_names_are_relative_to_folders(tmp_path):
+    for name in ("one.png", "sub/two.png", "sub/deep/three.png"):
+        picture(tmp_path / name)
+    assert Frames([tmp_path]).folders == [str(tmp_path)]
+    assert Frames([tmp_path / "one.png", tmp_path / "sub"]).folders == [str(tmp_path), str(tmp_path / "sub")]
+    assert Frames([f"{tmp_path}/**/t*.png"]).folders == [str(tmp_path / "sub")]
+    assert Frames(["-"], stream=io.BytesIO()).folders == []
+
+
 def test_a_video_is_its_frames(tmp_path):
     frames = Frames([video(tmp_path / "clip.mp4")], every=3)
     found = list(frames)

@@ -164,6 +164,7 @@ def test_what_changed_is_looked_at_again(world, tmp_path, capsys):
     (tmp_path / f"out/pictures/{third.name}").unlink()
     said = detect(capsys, *arguments)[1]  # the third is only drawn again
     assert "\n1 images looked at" in said and "1 were done before" in said
+    assert "left out: 1 from earlier, of pictures that are not among the inputs any more" in said
     assert (tmp_path / f"out/pictures/{third.name}").exists()
     after = json.loads((tmp_path / "out/detections.json").read_text())
     assert [image["file_name"] for image in after["images"]] == [first.name, third.name]
@@ -212,6 +213,10 @@ def test_results_of_other_settings_are_kept(world, tmp_path, capsys):
     status, _, err = detect(capsys, photo, "--out", tmp_path, "--threshold", "0.6")
     assert status == 2 and "another threshold; pass --overwrite" in err
     assert detect(capsys, photo, "--out", tmp_path, "--threshold", "0.6", "--overwrite")[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.jpg").write_bytes(photo.read_bytes())
+    status, _, err = detect(capsys, tmp_path / "elsewhere", "--out", tmp_path, "--threshold", "0.6")
+    assert status == 2 and "another folder of pictures; pass --overwrite" in err
     (tmp_path / "other").mkdir()
     (tmp_path / "other/precious.txt").write_text("mine")
     status, _, err = detect(capsys, photo, "--out", tmp_path / "other")
