@@ -1,8 +1,9 @@
 """Who writes a store: an advisory lock, so that two runs do not do the same work or remove each other's files.
 
 The lock is the kernel's (flock) and ends with the process that holds it, however that ends. The files ``.lock*`` are
-where it is held and say by whom; a run removes them when it ends, and the next run those of a killed one. Shards are
-safe without it (each appears whole, of equal bytes whoever writes it), so a file system that has no locks gets none.
+where it is held and say by whom; a run removes them when it ends, and the next run those of a killed one, also where it
+finds nothing to do. Shards are safe without it (each appears whole, of equal bytes whoever writes it), so a file system
+that has no locks gets none.
 """
 
 import errno
@@ -134,6 +135,13 @@ class StoreLock:
                 return f"{self.folder}: another run writes part {index}/{total} of this store " \
                        f"({_shown(file.read_bytes())}); {remedy}"
         return f"{self.folder}: another run writes this store; {remedy}"
+
+
+def clear(folder: Path) -> None:
+    """Remove the files of a run that was killed after its work; those of a run that holds the lock stay."""
+    if any(folder.glob(f"{PREFIX}*")):
+        with suppress(UserError), StoreLock(folder):
+            pass
 
 
 def _this_process() -> bytes:

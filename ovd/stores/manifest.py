@@ -27,6 +27,7 @@ from ovd import __version__
 from ovd.errors import UserError
 from ovd.stores.atomic import TEMPORARY, atomic_write, sweep, write_bytes
 from ovd.stores.lock import PREFIX as LOCK
+from ovd.stores.lock import clear
 
 SCHEMA = 1
 PASSING = (TEMPORARY, LOCK)  # a file whose name begins so is no part of an artefact
@@ -296,6 +297,7 @@ def current_or_remove(artefact: str | os.PathLike, stage: str, config: Mapping[s
         return False
     reason = difference(artefact, stage, config, inputs)
     if reason is None:
+        clear(artefact)
         return True
     if is_store and _can_be_mended(artefact, stage, config, inputs):
         Manifest.path(artefact).unlink(missing_ok=True)

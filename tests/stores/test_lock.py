@@ -14,7 +14,7 @@ import pytest
 
 from ovd.errors import UserError
 from ovd.stores.lock import StoreLock
-from ovd.stores.manifest import current_or_remove
+from ovd.stores.manifest import Manifest, current_or_remove
 from ovd.stores.shards import RegionStore
 
 HOLD = """if True:
@@ -63,6 +63,19 @@ def test_a_killed_writer_holds_nothing(tmp_path, hold):
     with StoreLock(tmp_path):
         assert json.loads((tmp_path / ".lock").read_bytes())["process"] == os.getpid()
     assert os.listdir(tmp_path) == []
+
+
+def test_the_files_of_a_run_killed_after_its_work_go_when_there_is_nothing_to_do(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "rows").write_bytes(b"rows")
+    Manifest("store", "stage").write(tmp_path / "store")
+    lock = tmp_path / "store" / ".lock"
+    with StoreLock(tmp_path / "store"):
+        assert current_or_remove(tmp_path / "store", "stage", {}, {})
+        assert lock.exists()  # somebody holds it
+    lock.write_bytes(b"")
+    assert current_or_remove(tmp_path / "store", "stage", {}, {})
+    assert not lock.exists()
 
 
 def test_parts_go_side_by_side_each_once(tmp_path, hold):
