@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from page_blocks import Block, blocks, inside, is_run, run, run_page
 
 import pipelines
+from ovd.fewshot.sources import METHODS
 from pipelines.cli import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +47,13 @@ def world(tmp_path_factory) -> Path:
             status, printed = run(command)
             assert status == 0, printed
     return folder
+
+
+@pytest.fixture(autouse=True)
+def sources():
+    """A page adds a source; tests that run after it see those of the project alone."""
+    with patch.dict(METHODS):
+        yield
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`ovd detect` on scenes of the embedded world, whose truth is known, with the embedded model."""
 
+import contextlib
 import json
 import os
 import signal
@@ -30,7 +31,7 @@ def world(tmp_path_factory):
     for file in files.values():
         (photos / file).write_bytes((root / "data/train2017" / file).read_bytes())
     writer = cv2.VideoWriter(str(root / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (192, 192))
-    for file in sorted(files.values()) * 3:
+    for file in sorted(files.values()) * 10:
         writer.write(cv2.imread(str(photos / file)))
     writer.release()
     (photos / "broken.jpg").write_bytes(b"no image")
@@ -119,11 +120,15 @@ def test_an_interrupted_run_goes_on_to_the_same_files(world, tmp_path):
     lines = tmp_path / "out/detections.jsonl"
     while stopped.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") >= 5):
         time.sleep(0.02)
-    stopped.send_signal(signal.SIGINT)
-    assert stopped.wait(60) == 130
+    for _ in range(60):  # an interrupt that arrives while an object is being destroyed is lost
+        stopped.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            stopped.wait(1)
+            break
+    assert stopped.returncode == 130
     assert "run the same command again" in stopped.stderr.read()
     done = lines.read_bytes().count(b"\n")
-    assert 5 <= done < 48
+    assert 5 <= done < 132
     with open(lines, "ab") as file:
         file.write(b'{"image": "clip.mp4", "sta')  # as a power cut leaves it
     again = ovd(*arguments, tmp_path / "out")
@@ -134,7 +139,7 @@ def test_an_interrupted_run_goes_on_to_the_same_files(world, tmp_path):
     ours = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*"))
     assert ours == sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*"))
     capture = cv2.VideoCapture(str(tmp_path / "out/pictures/clip.mp4"))
-    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (36, 10)
+    assert (capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)) == (120, 10)
 
 
 def test_rivals_can_be_left_out(world, tmp_path, capsys):
