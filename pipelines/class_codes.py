@@ -154,7 +154,7 @@ def _with_provenance(head: "ClassHead", made_by: Mapping[str, Any]) -> "ClassHea
 def _shots(cfg: "Config", shots: int | None, seed: int, classes: Sequence[str] | None, boxes: str | Path | None,
            annotations: str | Path | None, images: str | Path | None, replacement: bool) -> "tuple[ShotSet, Path]":
     """The boxes of each class, and the folder of their images."""
-    from ovd.fewshot.boxes_file import read_boxes_file
+    from ovd.fewshot.boxes_file import first_boxes, read_boxes_file
     from pipelines.fewshot_inputs import ShotSource, of_config, split_of
 
     if shots is not None and shots < 1:
@@ -166,11 +166,8 @@ def _shots(cfg: "Config", shots: int | None, seed: int, classes: Sequence[str] |
     if annotations is not None:
         raise UserError("--boxes and --annotations: boxes of a file are not drawn; leave --annotations out")
     found = read_boxes_file(boxes, classes)
-    for name, each in found.classes.items():
-        if shots is not None and len(each) < shots:
-            raise UserError(f"{boxes}: has {len(each)} boxes of {name!r}, {shots} are asked for; pass a smaller "
-                            "--shots")
+    found = found if shots is None else first_boxes(found, shots, boxes)
     root = Path(images) if images else of_config(cfg, "train_prefix")
     if root is None or not root.is_dir():
         raise UserError(f"{root or boxes}: no folder of the images: pass --images DIR")
-    return found if shots is None else found.first(shots), root
+    return found, root

@@ -16,7 +16,7 @@ from ovd.evaluation.exhibits import Exhibits
 from ovd.evaluation.projection import Projection, project
 from ovd.evaluation.report import Scene
 from ovd.evaluation.run_results import ClassFigures, ImageScore, RunResults, pictures_of
-from ovd.evaluation.runs import Run, read_run, runs_below
+from ovd.evaluation.runs import Run, read_run, read_runs_below, runs_below
 
 MOST_STUDIED = 8  # runs whose detections are looked into
 MOST_PANELS = 3  # runs that stand side by side in a picture
@@ -90,7 +90,7 @@ def gather(work_dirs: Sequence[str | os.PathLike], scenes: int = 4, titles: Sequ
         if len(runs) > 1:
             raise UserError(f"{recipe.work_dir}: the folder of a recipe, which has a report of its own; compare its "
                             f"runs instead: {', '.join(map(str, runs_below(recipe.work_dir)[:3]))}")
-        runs = _runs_of(recipe)
+        runs = read_runs_below(recipe.work_dir)
     elif any(run.recipe for run in runs):
         wrong = next(run for run in runs if run.recipe)
         raise UserError(f"{wrong.work_dir}: the folder of a recipe; compare runs with runs, such as "
@@ -112,18 +112,6 @@ def gather(work_dirs: Sequence[str | os.PathLike], scenes: int = 4, titles: Sequ
         exhibits[-1] = replace(exhibits[-1], problems=[*exhibits[-1].problems, *problems])
     title = recipe.name if recipe else " and ".join(titles) if len(titles) < 4 else f"{len(titles)} runs"
     return RunReport(title, exhibits, recipe, pictures, projection)
-
-
-def _runs_of(recipe: Run) -> list[Run]:
-    runs = []
-    for folder in runs_below(recipe.work_dir):
-        try:
-            run = read_run(folder)
-        except UserError:
-            continue  # a data folder with a manifest of another kind
-        if run.recipe is None and (run.metrics or run.log or run.fewshot):
-            runs.append(run)
-    return runs
 
 
 def _titles(runs: Sequence[Run], recipe: Run | None) -> list[str]:

@@ -205,6 +205,19 @@ def read_run(work_dir: str | os.PathLike) -> Run:
         stages=stages)
 
 
+def read_runs_below(work_dir: str | os.PathLike) -> list[Run]:
+    """The runs below a recipe's (or any) folder that left something to show, in order of their names."""
+    runs = []
+    for folder in runs_below(work_dir):
+        try:
+            run = read_run(folder)
+        except UserError:
+            continue  # a data folder with a manifest of another kind
+        if run.recipe is None and (run.metrics or run.log or run.fewshot):
+            runs.append(run)
+    return runs
+
+
 def _runs_below(folder: Path) -> str:
     below = runs_below(folder)
     more = f" and {len(below) - 4} more" if len(below) > 4 else ""

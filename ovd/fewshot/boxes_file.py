@@ -51,6 +51,43 @@ def read_boxes_file(path: str | Path, names: Sequence[str] | None = None) -> Sho
     return _chosen(path, _coco_shots(path), names, {"method": "boxes file", **made_from, **folder})
 
 
+def first_boxes(shots: ShotSet, count: int, path: str | Path) -> ShotSet:
+    """The first ``count`` boxes of each class of a file.
+
+    Raises:
+        UserError: A class with fewer.
+    """
+    for name, boxes in shots.classes.items():
+        if len(boxes) < count:
+            raise UserError(f"{path}: has {len(boxes)} boxes of {name!r}, {count} are asked for; pass a smaller "
+                            "--shots")
+    return shots.first(count)
+
+
+def checked_images(shots: ShotSet, path: str | Path, images: str | Path | None,
+                   data_root: str | Path | None = None) -> Path:
+    """The folder of the images of a file's boxes, which are there and hold their boxes.
+
+    Args:
+        images: The folder, where the user names it (``--images``). Else the one that the file says (of ovd
+            find-support, below ``data_root``), or the file's own.
+
+    Raises:
+        UserError: An image that is not there or is damaged; a box outside its image.
+    """
+    if images is not None:
+        shots.check(Path(images))
+        return Path(images)
+    folder = Path(path).parent
+    if data_root and "image_folder" in shots.info:
+        folder = Path(data_root, shots.info["image_folder"])
+    try:
+        shots.check(folder)
+    except UserError as error:
+        raise UserError(f"{error} (--images DIR)") from error
+    return folder
+
+
 class _Header(msgspec.Struct):
     kind: str | None = None
     info: dict = {}

@@ -12,7 +12,7 @@ from ovd.errors import UserError
 from ovd.evaluation.run_page import analysis
 from ovd.evaluation.run_report import Exhibit, RunReport
 from ovd.evaluation.run_results import ImageScore, RunResults
-from ovd.evaluation.runs import JOURNAL, Run, read_run, runs_below
+from ovd.evaluation.runs import JOURNAL, Run, read_run, read_runs_below
 
 MOST_KEPT = 4  # runs whose detections stay in memory
 _WATCHED = (JOURNAL, "metrics.json", "detections.json", "detections.pkl", "results.jsonl", "fewshot.json")
@@ -98,14 +98,7 @@ def _runs_in(folder: Path) -> list[Path]:
         run = None
     if run is not None and run.recipe is None:
         return [folder]
-    found = []
-    for path in runs_below(folder):
-        try:
-            below = read_run(path)
-        except UserError:
-            continue  # a data folder with a manifest of another kind
-        if below.recipe is None and (below.metrics or below.log or below.fewshot):
-            found.append(path)
+    found = [below.work_dir for below in read_runs_below(folder)]
     if not found:
         raise UserError(f"--runs {folder}: there is no run in it; give the --work-dir of ovd train, ovd test or ovd "
                         "run")

@@ -56,6 +56,8 @@ def add_classes(names: Sequence[str] = (), registry: str | Path = "data/classes"
         _summary(there, head, start)
         return head
     _check(names, text, boxes, boxes_class, shots, lam, kappa, settings or {})
+    from ovd.fewshot.boxes_file import checked_images
+
     there.check_new(names, replace)
     cfg = _config(config, data_root, options)
     found, root = None, Path()
@@ -63,8 +65,7 @@ def add_classes(names: Sequence[str] = (), registry: str | Path = "data/classes"
         found = read_shots(boxes, names, boxes_class, shots)
         names = found.names
         there.check_new(names, replace)
-        root = _image_root(found, boxes, images, cfg, data_root)
-        _check_images(found, root, images)
+        root = checked_images(found, boxes, images, data_root or (cfg.get("data_root") if cfg is not None else None))
     words = names if boxes is None or text is not None else ()
     needs_clip = bool(words) or detector is None
     crops = _settings(there, cfg, pretrained, model, needs_clip)
@@ -109,18 +110,12 @@ def read_shots(file: str | Path, names: Sequence[str] = (), called: str | None =
     Raises:
         UserError: as :func:`ovd.fewshot.boxes_file.read_boxes_file`; fewer boxes than are asked for.
     """
-    from ovd.fewshot.boxes_file import read_boxes_file
+    from ovd.fewshot.boxes_file import first_boxes, read_boxes_file
 
     found = read_boxes_file(file, [called] if called else names or None)
     if called:
         found = replace(found, classes={names[0]: found[called]})
-    if shots is None:
-        return found
-    for name, boxes in found.classes.items():
-        if len(boxes) < shots:
-            raise UserError(f"{file}: has {len(boxes)} boxes of {name!r}, {shots} are asked for; pass a smaller "
-                            "--shots")
-    return found.first(shots)
+    return found if shots is None else first_boxes(found, shots, file)
 
 
 def box_vectors(clip: "ClipModel", crops: Settings, shots: "ShotSet", root: Path) -> "SupportVectors":
@@ -227,30 +222,11 @@ def _clip(settings: Settings, device: str, allow_untrained: bool) -> "ClipModel"
                      allow_untrained=allow_untrained)
 
 
-def _image_root(shots: "ShotSet", boxes: str | Path, images: str | Path | None, cfg: "Config | None",
-                data_root: str | Path | None) -> Path:
-    root = data_root or (cfg.get("data_root") if cfg is not None else None)
-    if images is not None:
-        return Path(images)
-    if root and "image_folder" in shots.info:
-        return Path(root, shots.info["image_folder"])
-    return Path(boxes).parent
-
-
 def _rivals(registry: ClassRegistry, names: Sequence[str]) -> ClassHead | None:
     """The classes of the registry but ``names``."""
     new = set(map(spelling, names))
     others = [name for name in registry.names if spelling(name) not in new]
     return registry.head().select(others) if others else None
-
-
-def _check_images(shots: "ShotSet", root: Path, images: str | Path | None) -> None:
-    try:
-        shots.check(root)
-    except UserError as error:
-        if images is not None:
-            raise
-        raise UserError(f"{error} (--images DIR)") from error
 
 
 def _detector_vectors(detector: tuple[str, str], shots: "ShotSet", root: Path, device: str,

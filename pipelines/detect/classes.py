@@ -36,6 +36,9 @@ class Wanted:
         Raises:
             UserError: Several of the options that name classes; no names in them; boxes that do not fit.
         """
+        from ovd.stores.class_registry import load_classes
+        from ovd.stores.manifest import fingerprint
+
         given = {"--words": words, "--words-file": words_file, "--vocabulary": dataset, "--class-head": head}
         chosen = [option for option, value in given.items() if value is not None]
         if len(chosen) > 1:
@@ -49,7 +52,9 @@ class Wanted:
             names = _dataset_names(dataset)
         if images is not None and boxes is None:
             raise UserError("--images is the folder of example boxes: give their file with --boxes, too")
-        prints = {key: _print(path) for key, path in (("class-head", head), ("boxes", boxes)) if path is not None}
+        if head is not None:
+            load_classes(head)  # says what is wrong with a registry
+        prints = {key: fingerprint(path) for key, path in (("class-head", head), ("boxes", boxes)) if path is not None}
         return cls(None if names is None else tuple(names), head, {} if boxes is None else _examples(boxes, images),
                    prints)
 
@@ -99,22 +104,9 @@ def _dataset_names(dataset: str) -> Sequence[str]:
             "objects365": classes.OBJECTS365_V2_NAMES}[dataset]
 
 
-def _print(path: str) -> str:
-    from ovd.stores.manifest import fingerprint, fingerprint_json
-
-    if not Path(path).is_dir():
-        return fingerprint(path)
-    return fingerprint_json([[file.relative_to(path).as_posix(), fingerprint(file)]
-                             for file in sorted(Path(path).rglob("*")) if file.is_file()])
-
-
 def _examples(boxes: str, images: str | None) -> "dict[str, list[Example]]":
-    from ovd.fewshot.boxes_file import read_boxes_file
+    from ovd.fewshot.boxes_file import checked_images, read_boxes_file
 
     shots = read_boxes_file(boxes)
-    root = Path(images) if images is not None else Path(boxes).parent
-    try:
-        shots.check(root)
-    except UserError as error:
-        raise error if images is not None else UserError(f"{error} (--images DIR)") from None
+    root = checked_images(shots, boxes, images)
     return {name: [(root / shot.image, shot.box) for shot in chosen] for name, chosen in shots.classes.items()}
