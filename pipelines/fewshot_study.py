@@ -15,7 +15,6 @@ Writes OUT.json, OUT.md and OUT.png.
 import argparse
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from ovd.errors import UserError
 from ovd.stores.atomic import write_bytes
 from pipelines.running.journal import machine
 from pipelines.running.recipe_file import load_section
+from pipelines.running.result_file import read_result
 
 if TYPE_CHECKING:
     from ovd.fewshot.detection.study import FewShotPlan
@@ -54,13 +54,13 @@ def write_study(recipe: Path, work_dir: Path, out: Path) -> list[dict[str, Any]]
     from ovd.fewshot.detection.study_page import render_markdown
 
     plan = read_plan(recipe, work_dir)
-    files = {results.file: _read(results.file) for results in plan.results}
+    files = {results.file: read_result(results.file) for results in plan.results}
     for file, contents in files.items():
         if contents.get("smoke") or not contents.get("rows"):
             raise UserError(f"{file}: has no results (of a smoke test, or of another command): run ovd fewshot-eval")
-    metrics = {(tuned.method, shots, seed): _read(tuned.metrics.format(shots=shots, seed=seed))
+    metrics = {(tuned.method, shots, seed): read_result(tuned.metrics.format(shots=shots, seed=seed))
                for tuned in plan.tuned for shots in tuned.shots for seed in tuned.seeds}
-    before = {name: _read(file) for name, file in plan.base_only.items()}
+    before = {name: read_result(file) for name, file in plan.base_only.items()}
     found = gather(plan, files, metrics)
     lessons = {file: contents["base_lessons"] for file, contents in files.items()}
     contents = {"title": plan.title, "rows": list(found.values()), "questions": answers(plan, found),
@@ -89,15 +89,3 @@ def read_plan(recipe: Path, work_dir: Path) -> "FewShotPlan":
         return msgspec.convert(section, FewShotPlan)
     except (msgspec.ValidationError, UserError) as error:
         raise UserError(f"{recipe}: fewshot_study: {error}") from error
-
-
-def _read(path: str) -> Mapping[str, Any]:
-    try:
-        value = msgspec.json.decode(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the recipe to its end first") from None
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path}: not a json file ({error}); make it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: not a json object; make it again")
-    return value

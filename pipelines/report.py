@@ -38,6 +38,7 @@ from ovd.stores.atomic import atomic_write, write_bytes
 from ovd.stores.manifest import Manifest
 from pipelines.running.console import duration
 from pipelines.running.journal import Journal
+from pipelines.running.result_file import read_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,13 +182,13 @@ def write_report(work_dir: Path, out: Path | None = None, pictures: int = 4) -> 
             classes = exhibits.class_rows()
         if plan.proposals:
             recall = exhibits.recall(plan.proposals)
-    metrics = {method.name: _read_json(method.metrics) for method in plan.methods}
+    metrics = {method.name: read_result(method.metrics) for method in plan.methods}
     untrained = [method.title for method in plan.methods if metrics[method.name].get("untrained")]
     page = Page(
         title=plan.title or f"Recipe {journal.recipe}", introduction=plan.introduction,
         methods={method.name: method.title for method in plan.methods},
         metrics={method.name: by_group(metrics[method.name], method.metrics) for method in plan.methods},
-        ceiling=_read_json(plan.clip_zero_shot) if plan.clip_zero_shot else {}, recall=recall,
+        ceiling=read_result(plan.clip_zero_shot) if plan.clip_zero_shot else {}, recall=recall,
         timelines=timelines(journal), total_seconds=journal.total_seconds, scenes=scenes, classes=classes,
         settings=_settings(journal), artefacts=_artefacts(journal),
         commands=[(name, "ovd " + " ".join(record.command)) for name, record in journal.stages.items()],
@@ -288,18 +289,6 @@ def _artefacts(journal: Journal) -> list[tuple[str, str, str]]:
             marks = "".join(f", {flag}" for flag, on in manifest.flags.items() if on)
             rows.append((path, f"{manifest.kind}{marks}", manifest.content[:19]))
     return rows
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; run the recipe to its end first") from error
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path}: not a json file ({error}); run the stage that writes it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: not a json object; run the stage that writes it again")
-    return value
 
 
 def _write_picture(path: Path, pictures: "list[dict[str, np.ndarray]]") -> None:

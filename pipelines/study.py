@@ -25,6 +25,7 @@ from ovd.stores.atomic import write_bytes
 from pipelines.running.console import duration
 from pipelines.running.journal import Journal, machine
 from pipelines.running.recipe_file import load_section
+from pipelines.running.result_file import read_result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +55,7 @@ def write_study(recipe: Path, work_dir: Path, out: Path) -> list[dict]:
     where = {**machine(), "cores": os.cpu_count()}  # not this stage's share of them
     contents = {"title": plan.title, "rows": found, "questions": answers(plan, table), "machine": where,
                 "training_seconds": training_seconds(work_dir, plan)}
-    zero_shot = {title: _over_seeds([_read(path.format(seed=seed)) for seed in plan.seeds])
+    zero_shot = {title: _over_seeds([read_result(path.format(seed=seed)) for seed in plan.seeds])
                  for title, path in plan.zero_shot.items()}
     recall = _recall(plan)
     contents["clip_zero_shot"] = {title: _means(row) for title, row in zero_shot.items()}
@@ -97,21 +98,9 @@ def training_seconds(work_dir: Path, plan: StudyPlan) -> dict[str, list[float]]:
 
 def _metrics(plan: StudyPlan, method: str, seed: int) -> dict[str, float | None]:
     path = plan.metrics.format(seed=seed, method=method)
-    value = _read(path)
+    value = read_result(path)
     if not any(key.endswith("/ap50") for key in value):
         raise UserError(f"{path}: has no figures such as \"base/ap50\"; it must be the metrics.json of a test")
-    return value
-
-
-def _read(path: str) -> dict[str, float | None]:
-    try:
-        value = msgspec.json.decode(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the recipe to its end first") from None
-    except msgspec.DecodeError as error:
-        raise UserError(f"{path}: not a json file ({error}); make it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: not a json object; make it again")
     return value
 
 
