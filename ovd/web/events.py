@@ -1,11 +1,14 @@
-"""Events of the page: what goes wrong in them becomes a sentence on it."""
+"""Events of the page: a visitor's are answered in turn, and what goes wrong in them becomes a sentence on it."""
 
 import functools
 import sys
+import threading
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import gradio as gr
 
@@ -13,16 +16,26 @@ from ovd.errors import UserError
 from ovd.web.uploads import Limits, Picture, read_upload, too_heavy
 from ovd.web.words import notice
 
+_turns: WeakValueDictionary[str, Any] = WeakValueDictionary()  # a visitor's lock, while one of its events has it
+_turns_lock = threading.Lock()
 _FAILED = "Something went wrong here. The terminal in which ovd serve runs says what."
 
 
 def guarded(answer: Callable[..., list[Any]], outputs: int, at: int = 1) -> Callable[..., list[Any]]:
-    """An event's answer; where that fails, all outputs stay as they are but number ``at``, which says why."""
+    """An event's answer; where that fails, all outputs stay as they are but number ``at``, which says why.
+
+    A visitor's event waits for that visitor's event before it: else what the quicker one shows would be painted over
+    with what was asked for earlier.
+
+    Args:
+        answer: Takes a ``gr.Request`` where its events have turns.
+    """
 
     @functools.wraps(answer)
     def guard(*args: Any, **options: Any) -> list[Any]:
         try:
-            return answer(*args, **options)
+            with _turn(args):
+                return answer(*args, **options)
         except UserError as error:
             said = sentence(str(error))
         except Exception:
@@ -33,6 +46,14 @@ def guarded(answer: Callable[..., list[Any]], outputs: int, at: int = 1) -> Call
         return unchanged
 
     return guard
+
+
+def _turn(args: tuple[Any, ...]) -> AbstractContextManager[Any]:
+    visitor = next((value.session_hash for value in args if isinstance(value, gr.Request)), None)
+    if visitor is None:
+        return nullcontext()
+    with _turns_lock:
+        return _turns.setdefault(visitor, threading.Lock())
 
 
 def sentence(text: str) -> str:

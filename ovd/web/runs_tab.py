@@ -57,7 +57,7 @@ class RunsTab:
         on.click(guarded(self.onward, 3), [chosen, kind, place], some, api_name="next", **quiet)
         back.click(guarded(self.backward, 3), [chosen, kind, place], some, api_name="back", **quiet)
 
-    def show(self, name: str, kind: str) -> list[Any]:
+    def show(self, name: str, kind: str, _: gr.Request) -> list[Any]:
         """Another run."""
         shown = self.shelf.get(name)
         first = [section for section in shown.sections if section[0] in FIRST]
@@ -65,15 +65,15 @@ class RunsTab:
         pictures, said, place = self._page(shown, kind, 0)
         return [_tiles(shown) + sections_html(first), said, sections_html(others), pictures, place]
 
-    def first(self, name: str, kind: str) -> list[Any]:
+    def first(self, name: str, kind: str, _: gr.Request) -> list[Any]:
         """Worst or best pictures."""
         return self._page(self.shelf.get(name), kind, 0)
 
-    def onward(self, name: str, kind: str, place: float) -> list[Any]:
+    def onward(self, name: str, kind: str, place: float, _: gr.Request) -> list[Any]:
         """The next pictures."""
         return self._page(self.shelf.get(name), kind, int(place) + A_PAGE)
 
-    def backward(self, name: str, kind: str, place: float) -> list[Any]:
+    def backward(self, name: str, kind: str, place: float, _: gr.Request) -> list[Any]:
         """The pictures before."""
         return self._page(self.shelf.get(name), kind, int(place) - A_PAGE)
 

@@ -9,6 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ovd.errors import UserError
+from ovd.web.event_streams import EventStreams
 from ovd.web.gate import Gate
 from ovd.web.look import CSS, NARROW, theme
 
@@ -31,6 +32,7 @@ def make_app(page: gr.Blocks, file_bytes: int, uploads: str, names: frozenset[st
                         max_file_size=file_bytes, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme(),
                         css=CSS, head=NARROW, app_kwargs={"openapi_url": None})
     page.has_launched = True  # else Gradio takes any path of this machine for an upload
+    app.add_middleware(EventStreams)
     app.add_middleware(Gate, file_bytes=file_bytes, uploads=uploads, names=names)
     return app
 
