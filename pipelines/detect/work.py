@@ -46,6 +46,8 @@ def detect_frames(detector: Detector, frames: Frames, results: Results, *, thres
                   hint: str | None = None) -> int:
     """Look at all frames that have no results yet, keep what is found, and say what it was.
 
+    Where some come on a stream, an interrupt ends it, and with it the run.
+
     Args:
         hint: What to say where nothing is found.
         Others: as the options of the command line.
@@ -70,6 +72,8 @@ def detect_frames(detector: Detector, frames: Frames, results: Results, *, thres
     if work.looked:
         looked += f" ({work.looked / seconds:.1f} a second; the detector was busy {work.busy / seconds:.0%} of it)"
     print(looked + (f", {work.kept} were done before" if work.kept else ""))
+    if work.is_stopped:
+        print("interrupted: the stream ends here")
     if work.unread:
         print(f"{work.unread} could not be read (see above)")
     common = ", ".join(f"{name} {count}" for name, count in counts.most_common(8))
@@ -91,6 +95,8 @@ class _Work:
         self.batch_size, self.threads, self.how = batch_size, threads, how
         self.looked = self.kept = self.unread = 0
         self.busy = 0.0  # seconds
+        self.is_stopped = False  # by the user, who had seen enough of a stream
+        self._ahead: set[Path] = set()  # pictures that were drawn, of images that are not among the results yet
         self._decode = decoder(read_rgb)
         self._video: _VideoFile | None = None
         self._frames = 0  # of the video
@@ -118,6 +124,13 @@ class _Work:
                     bar.update()
             if last is not None:
                 self._end_video(last)
+        except KeyboardInterrupt:
+            if not frames.has_stream or last is None:
+                raise
+            self.is_stopped = True  # a camera's stream has no other end
+            self._end_video(last)
+            for path in self._ahead:
+                path.unlink(missing_ok=True)
         finally:
             if self._video is not None:
                 self._video.discard()
@@ -172,6 +185,7 @@ class _Work:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise refusal(path.parent, error) from None
+        self._ahead.add(path)
         replace(seen.found, image=seen.image).save(path)
         return seen
 
@@ -192,6 +206,7 @@ class _Work:
             self.looked += 1
             self.results.add({**about, **{key: value for key, value in seen.found.to_dict().items()
                                           if key != "image"}})
+        self._ahead.discard(self.results.picture_of(frame.name))
         if frame.number is not None:
             self._frames += 1
             if seen.drawn is not None:

@@ -80,7 +80,11 @@ def read_detections(path: Path, data: Dataset) -> dict[int, Instances]:
         UserError: Not such a file, or detections of images or categories that the annotations do not have.
     """
     try:
-        rows = msgspec.json.decode(path.read_bytes(), type=list[Found])
+        contents = path.read_bytes()
+        if contents.lstrip()[:1] == b"{" and b'"images"' in contents:
+            raise UserError(f"{path}: has images and categories of its own, as ovd detect writes it: draw it with ovd "
+                            f"show annotations --annotations {path} --image-root DIR")
+        rows = msgspec.json.decode(contents, type=list[Found])
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; write it with ovd test ... --out {path}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

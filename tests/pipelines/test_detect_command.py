@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -189,6 +190,32 @@ def test_a_stream_of_images(world, tmp_path):
     found = json.loads((tmp_path / "detections.json").read_text())
     assert [image["file_name"] for image in found["images"]] == ["stream/000000", "stream/000002"]
     assert sorted(path.name for path in (tmp_path / "pictures/stream").iterdir()) == ["000000.jpg", "000002.jpg"]
+
+
+def test_a_stream_without_an_end_is_ended_by_an_interrupt(world, tmp_path):
+    data = b"".join(path.read_bytes() for path in sorted((world[0] / "photos").glob("0*")))
+    for _ in range(3):  # an interrupt that arrives while an object is being destroyed is lost: then once more
+        process = ovd("-", "--batch-size", 1, "--overwrite", "--out", tmp_path, stdin=subprocess.PIPE)
+        process.stdin.buffer.write(data)
+        process.stdin.flush()  # and stays open
+        lines = tmp_path / "detections.jsonl"
+        while process.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") >= 3):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        try:
+            out, err = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            continue
+        break
+    assert process.returncode == 0, err
+    assert "interrupted: the stream ends here" in out
+    found = json.loads((tmp_path / "detections.json").read_text())
+    seen = [image["file_name"] for image in found["images"]]
+    assert seen == [f"stream/{number:06d}" for number in range(len(seen))] and 3 <= len(seen) <= 12
+    assert len(lines.read_text().splitlines()) == len(seen)
+    assert sorted(path.stem for path in (tmp_path / "pictures/stream").iterdir()) == [Path(name).name for name in seen]
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -250,6 +250,10 @@ def test_detections_are_drawn_and_judged(world, contents, tmp_path, capsys):
     assert "shifted by 1" in capsys.readouterr().out
     (tmp_path / "none.json").write_text("{}")
     assert show(f"detections {tmp_path / 'none.json'}", world, tmp_path / "out") == 2
+    (tmp_path / "own.json").write_text('{"categories": [], "images": [], "annotations": []}')
+    capsys.readouterr()
+    assert show(f"detections {tmp_path / 'own.json'}", world, tmp_path / "out") == 2
+    assert "draw it with ovd show annotations --annotations" in capsys.readouterr().err
 
 
 def test_shots_are_drawn_class_by_class(world, contents, tmp_path, capsys):
