@@ -95,6 +95,24 @@ def write_caches(root: Path, width: int = 8, seed: int = 0, clip: str = "sha256:
     ClassHead(names=names, weights=rows[:, None], stats={"clip": clip}).save(root / "head.safetensors")
 
 
+def write_detector(root: Path, config: Path) -> Path:
+    """A checkpoint of a ViLD config, ``detector.pth``: weights are random, but scores are not all alike."""
+    import torch
+    from mmdet.registry import MODELS
+
+    from ovd.engine.config import load_config, resolve_types
+
+    cfg = load_config(config, (), root)
+    resolve_types(cfg)
+    torch.manual_seed(1)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    torch.nn.init.normal_(model.roi_head.bbox_head.projection.weight, std=3.0)
+    torch.nn.init.normal_(model.roi_head.bbox_head.shared_fcs[0].bias, std=1.0)
+    torch.save({"state_dict": model.state_dict(), "meta": {}}, root / "detector.pth")
+    return root / "detector.pth"
+
+
 def unit_rows(rng: np.random.Generator, count: int, width: int) -> np.ndarray:
     """Random float32 rows of length 1, ``[count, width]``."""
     rows = rng.normal(size=(count, width)).astype(np.float32)

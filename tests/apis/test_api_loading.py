@@ -13,7 +13,7 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from tiny_world import write_caches, write_world
+from tiny_world import write_caches, write_detector, write_world
 
 import ovd
 from ovd.apis.exporting import model_file
@@ -33,13 +33,7 @@ def world(tmp_path_factory) -> Path:
     """Small pictures, classes, and a detector whose weights are random."""
     root = write_world(tmp_path_factory.mktemp("loading") / "data", BASE, NOVEL)
     write_caches(root)
-    cfg = load_config(CONFIG, (), root)
-    resolve_types(cfg)
-    torch.manual_seed(1)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    torch.nn.init.normal_(model.roi_head.bbox_head.projection.weight, std=3.0)
-    torch.save({"state_dict": model.state_dict(), "meta": {}}, root / "detector.pth")
+    write_detector(root, CONFIG)
     return root
 
 

@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import MODELS
-from tiny_world import write_caches, write_world
+from tiny_world import write_caches, write_detector, write_world
 
 import ovd
 from ovd.apis.model_file import ModelFile
-from ovd.engine.config import load_config, resolve_types
 from ovd.errors import UserError
 from ovd.stores.manifest import Manifest
 from pipelines.model_export import export_model
@@ -30,14 +28,7 @@ MANY = {"model.test_cfg.rpn.nms_pre": 2000, "model.test_cfg.rpn.max_per_img": 30
 def world(tmp_path_factory) -> Path:
     root = write_world(tmp_path_factory.mktemp("export") / "data", BASE, NOVEL, train=10, val=10)
     write_caches(root)
-    cfg = load_config(CONFIG, (), root)
-    resolve_types(cfg)
-    torch.manual_seed(1)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    torch.nn.init.normal_(model.roi_head.bbox_head.projection.weight, std=3.0)
-    torch.nn.init.normal_(model.roi_head.bbox_head.shared_fcs[0].bias, std=1.0)
-    torch.save({"state_dict": model.state_dict(), "meta": {}}, root / "detector.pth")
+    write_detector(root, CONFIG)
     return root
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import MODELS
-from tiny_world import write_caches, write_world
+from tiny_world import write_caches, write_detector, write_world
 
 from ovd.engine.config import load_config, resolve_types
 from ovd.errors import UserError
@@ -41,14 +40,7 @@ def world(tmp_path_factory) -> Path:
     root = write_world(tmp_path_factory.mktemp("added") / "data", BASE, NOVEL, train=10, val=10)
     write_caches(root)
     shutil.copytree(root / "val", root / "support")
-    cfg = load_config(CONFIG, (), root)
-    resolve_types(cfg)
-    torch.manual_seed(1)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    torch.nn.init.normal_(model.roi_head.bbox_head.projection.weight, std=3.0)
-    torch.nn.init.normal_(model.roi_head.bbox_head.shared_fcs[0].bias, std=1.0)
-    torch.save({"state_dict": model.state_dict(), "meta": {}}, root / "detector.pth")
+    write_detector(root, CONFIG)
     return root
 
 
