@@ -175,6 +175,31 @@ class Detections:
             {"name": one.name, "score": round(one.score, 6), "box": [round(float(v), 3) for v in one.box],
              **({} if one.rle is None else {"mask": one.rle})} for one in self]}
 
+    @classmethod
+    def from_dict(cls, contents: Mapping[str, Any], classes: tuple[str, ...]) -> "Detections":
+        """What :meth:`to_dict` gave, also read back from a file of :meth:`save`.
+
+        Args:
+            contents: ``height``, ``width``, ``detections`` and, where there is one, ``image``.
+            classes: The vocabulary.
+
+        Raises:
+            UserError: A name that is not among the classes.
+
+        >>> found = Detections([[10, 20, 60, 70]], [0.5], [1], ("cat", "zebra"), (100, 200))
+        >>> Detections.from_dict(found.to_dict(), ("zebra",)).labels
+        array([0])
+        """
+        labels = {name: label for label, name in enumerate(classes)}
+        found = contents["detections"]
+        if unknown := next((one["name"] for one in found if one["name"] not in labels), None):
+            raise UserError(f"the classes do not have {unknown!r}, of which there are detections"
+                            f"{nearest(unknown, classes)}")
+        masks = [one["mask"] for one in found if "mask" in one]
+        return cls(np.array([one["box"] for one in found]), np.array([one["score"] for one in found]),
+                   np.array([labels[one["name"]] for one in found]), classes, (contents["height"], contents["width"]),
+                   tuple(masks) if len(masks) == len(found) else None, contents.get("image"))
+
     def to_coco(self, image_id: int, category_ids: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
         """Records of COCO's results format: ``bbox`` is x, y, width, height.
 

@@ -97,6 +97,7 @@ class _Work:
         self.busy = 0.0  # seconds
         self.is_stopped = False  # by the user, who had seen enough of a stream
         self._ahead: set[Path] = set()  # pictures that were drawn, of images that are not among the results yet
+        self._colours = tuple(detector.palette[name] for name in detector.names)
         self._decode = decoder(read_rgb)
         self._video: _VideoFile | None = None
         self._frames = 0  # of the video
@@ -146,7 +147,8 @@ class _Work:
             for seen in batch:
                 frame = seen.frame
                 if seen.image is not None and (record := self.results.known(frame.name, frame.number, frame.stamp)):
-                    seen.found, seen.is_new = self._of_record(record, seen.image), False
+                    found = Detections.from_dict(record, self.detector.names)
+                    seen.found, seen.is_new = replace(found, colours=self._colours), False
             new = [seen for seen in batch if seen.image is not None and seen.found is None]
             start = time.perf_counter()
             for seen, found in zip(new, self._look(new)):
@@ -164,15 +166,6 @@ class _Work:
                 return [found for seen in new for found in self._look([seen])]
             new[0].problem = f"{new[0].frame.name}: {error}"
             return [None]
-
-    def _of_record(self, record: dict[str, Any], image: np.ndarray) -> Detections:
-        names = self.detector.names
-        labels = {name: label for label, name in enumerate(names)}
-        found, palette = record["detections"], self.detector.palette
-        return Detections(np.array([one["box"] for one in found]), np.array([one["score"] for one in found]),
-                          np.array([labels[one["name"]] for one in found]), names, (record["height"], record["width"]),
-                          [one["mask"] for one in found] if all("mask" in one for one in found) else None,
-                          colours=tuple(palette[name] for name in names), image=image)
 
     def _draw(self, seen: Seen) -> Seen:
         if not self.pictures or seen.found is None:

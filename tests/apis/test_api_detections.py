@@ -84,6 +84,11 @@ def test_the_json_has_all_of_it(found, tmp_path):
     np.testing.assert_allclose([one["box"] for one in written["detections"]], found.boxes, atol=1e-3)
     np.testing.assert_allclose([one["score"] for one in written["detections"]], found.scores, atol=1e-6)
     assert [one["mask"] for one in written["detections"]] == list(found.rles)
+    again = Detections.from_dict(written, found.classes)
+    assert again.to_dict() == found.to_dict() and again.labels.tolist() == found.labels.tolist()
+    assert (again.masks() == found.masks()).all()
+    with pytest.raises(UserError, match="the classes do not have"):
+        Detections.from_dict(written, ("zebra",))
 
 
 @pytest.mark.parametrize("suffix, kind", [(".png", "PNG"), (".jpg", "JPEG")])
