@@ -21,7 +21,8 @@ STORES = ("region_store", "block_store", "global_store")
 
 # what makes each kind of input
 REMEDIES = {
-    "ann_file": "make it with tools/build_zsl_dataset.py, or point --data-root at the dataset",
+    "ann_file": "make it with tools/build_zsl_dataset.py (of shots: ovd shots annotations; ovd doctor CONFIG has the "
+                "whole command), or point --data-root at the dataset",
     "region_store": "make it with tools/region_embeddings.py CONFIG",
     "block_store": "make it with tools/region_embeddings.py CONFIG --what blocks",
     "global_store": "make it with tools/region_embeddings.py CONFIG --what globals",
