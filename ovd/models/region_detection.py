@@ -187,14 +187,7 @@ class RegionDetection:
                 del voted.roi_index
                 sample.pred_one_label = voted
             self._classify_gt(logits, opinion_NC, batch_data_samples, [len(boxes) for boxes in gt_boxes])
-        if self.with_mask:
-            results = self._with_masks(x, metas, results, rescale)
-        else:
-            for result, meta in zip(results, metas):
-                result.bboxes = in_original_pixels(result.bboxes, meta) if rescale else result.bboxes
-        for result in results:
-            del result.roi_index
-        return results
+        return self._finish(x if self.with_mask else None, metas, results, rescale)
 
     def evidence(self, x: tuple[Tensor], boxes: list[Tensor], metas: list[dict],
                  keep_features: bool = False) -> RegionEvidence:
@@ -221,8 +214,13 @@ class RegionDetection:
         for *image, meta in zip(*(tensor.split(evidence.sizes) for tensor in (found.rois_N5, scores_NC,
                                                                               found.deltas_N4)), metas):
             results.append(self._detect(*image, meta))
-        if masks:
-            results = self._with_masks(evidence.features, metas, results, rescale)
+        return self._finish(evidence.features if masks else None, metas, results, rescale)
+
+    def _finish(self, x: tuple[Tensor] | None, metas: list[dict], results: list[InstanceData],
+                rescale: bool) -> InstanceList:
+        """Boxes in the pixels that are asked for, and masks from features, where there are some."""
+        if x is not None:
+            results = self._with_masks(x, metas, results, rescale)
         else:
             for result, meta in zip(results, metas):
                 result.bboxes = in_original_pixels(result.bboxes, meta) if rescale else result.bboxes
