@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovd.errors import UserError
+from ovd.shipped import CONFIGS
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-DATASETS = Path(__file__).resolve().parents[1] / "configs" / "_base_" / "datasets"
+DATASETS = CONFIGS / "_base_" / "datasets"
 
 
 def chosen_config(config: str | Path | None, store: str | Path | None, subset: str,

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovd.errors import UserError
+from ovd.shipped import CONFIGS, PRETRAINED, located, shown
 
 if TYPE_CHECKING:
     from ovd.engine.doctor.findings import Finding
     from pipelines.running.recipe_file import Recipe, Stage
 
-RECIPES = Path(__file__).resolve().parents[1] / "configs" / "recipes"
-PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
+RECIPES = CONFIGS / "recipes"
 LARGE = 64e6  # bytes of weights that are loaded only with --deep
 MARKS = {"ok": "ok", "note": "note", "missing": "MISSING", "broken": "BROKEN"}
 
@@ -193,10 +193,10 @@ def _needs(file: Path, data_root: str | Path | None, work_dir: str | Path | None
     """What a config or recipe needs, and the commands that make what is missing."""
     from ovd.engine.doctor.findings import Finding
 
-    if not file.is_file():
+    if not located(file).is_file():
         return [Finding(str(file), "no such file", "missing", "the project's own are in configs")], []
     try:
-        if _is_recipe(file):
+        if _is_recipe(located(file)):
             return _recipe_needs(file, work_dir)
     except (OSError, UnicodeDecodeError) as error:
         return [Finding(str(file), f"cannot be read ({error})", "broken")], []
@@ -223,10 +223,10 @@ def _recipe_needs(file: Path, work_dir: str | Path | None) -> "tuple[list[Findin
     for stage in recipe.stages:
         for config in (word for word in stage.command if word.endswith(".py")):
             key = config, _option(stage, "--data-root"), _changes(stage), _sections(stage)
-            if key in looked or _is_recipe(Path(config)):
+            if key in looked or _is_recipe(located(config)):
                 continue
             looked.add(key)
-            if not Path(config).is_file():
+            if not located(config).is_file():
                 findings.append(Finding(f"stage {stage.name}", f"{config}: no such file", "missing",
                                         "run it in the project's folder"))
                 continue
@@ -248,7 +248,7 @@ def _progress(recipe: "Recipe") -> "Finding":
     text = f"{len(done)} of {len(recipe.stages)} stages have their results in {recipe.work_dir}"
     if left:
         text += f"; to be done: {', '.join(left[:4])}{', ...' * (len(left) > 4)}"
-    return Finding(recipe.name, text, "ok" if not left else "note", f"ovd run {_shown(recipe.path)}" if left else "",
+    return Finding(recipe.name, text, "ok" if not left else "note", f"ovd run {shown(recipe.path)}" if left else "",
                    {"done": done, "left": left})
 
 
@@ -291,10 +291,3 @@ def _recipes() -> "list[Finding]":
         except UserError as error:
             found.append(Finding(file.name, str(error), "broken"))
     return found
-
-
-def _shown(path: Path) -> str:
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

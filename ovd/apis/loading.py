@@ -23,11 +23,12 @@ from ovd.engine.config import load_config, parse_options, resolve_types
 from ovd.engine.inference import load_detector
 from ovd.errors import UserError
 from ovd.models.classifier import CosineClassifier
+from ovd.shipped import PRETRAINED, located
 from ovd.stores.class_heads import ClassHead
 from ovd.vocabulary.classes import canonical
 
 DEMO = "demo"
-DEMO_FILE = Path(__file__).resolve().parents[2] / "pretrained" / "shapes_vild.safetensors"
+DEMO_FILE = PRETRAINED / "shapes_vild.safetensors"
 
 
 def load(model: str | os.PathLike = DEMO, checkpoint: str | os.PathLike | None = None, *, device: str = "auto",
@@ -55,9 +56,8 @@ def load(model: str | os.PathLike = DEMO, checkpoint: str | os.PathLike | None =
     """
     place = chosen_device(device)
     if model == DEMO and not DEMO_FILE.is_file():
-        raise UserError(f"{DEMO_FILE}: the demo model is not there: install the project from its repository, or name a "
-                        "model file")
-    path = {DEMO: DEMO_FILE, PHOTOS: PHOTOS_CONFIG}.get(str(model), Path(model))
+        raise UserError(f"{DEMO_FILE}: the demo model is not there: install the project again, or name a model file")
+    path = {DEMO: DEMO_FILE, PHOTOS: PHOTOS_CONFIG}.get(str(model), located(model))
     if path.suffix == ".safetensors":
         if checkpoint is not None:
             raise UserError(f"{path}: is a model in one file, which takes no checkpoint beside it")

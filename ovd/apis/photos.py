@@ -27,13 +27,14 @@ from ovd.fewshot.calibration import Calibration
 from ovd.fewshot.combination import combine, lam_of_shots
 from ovd.fewshot.detection.trust import TRUSTED
 from ovd.models.crop_clip import CropClip
+from ovd.shipped import CONFIGS
 from ovd.stores.class_heads import ClassHead
 from ovd.stores.class_registry import load_classes
 from ovd.vocabulary import classes as known_classes
 from ovd.vocabulary.prompts import get_style
 
 PHOTOS = "photos"
-PHOTOS_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "clip_on_crops" / "photos.py"
+PHOTOS_CONFIG = CONFIGS / "clip_on_crops" / "photos.py"
 DATASETS = {"coco": "COCO_NAMES", "lvis": "LVIS_NAMES", "voc": "VOC_NAMES", "objects365": "OBJECTS365_V2_NAMES"}
 
 

@@ -18,8 +18,9 @@ from ovd.clip.text_tower import TextEncoder
 from ovd.clip.tokenizer import RemappedTokenizer
 from ovd.engine.public_weights import NotFetched
 from ovd.errors import UserError, nearest
+from ovd.shipped import PRETRAINED
 
-SHAPES_WEIGHTS = Path(__file__).resolve().parents[2] / "pretrained" / "shapes_clip.safetensors"
+SHAPES_WEIGHTS = PRETRAINED / "shapes_clip.safetensors"
 
 # OpenAI's names and release files. Their weights need the quick-GELU variant of an architecture: with the plain one
 # they load without complaint and give wrong embeddings.

@@ -18,6 +18,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from ovd.errors import UserError, nearest
+from ovd.shipped import located
 
 # Sections that the Runner reads itself. Every other top-level name of a config is a variable: overriding it also
 # replaces what the config built from it.
@@ -38,7 +39,7 @@ def load_config(path: str | os.PathLike, options: Iterable[str] | Mapping[str, A
     Raises:
         UserError: a missing or broken config file, an unknown key.
     """
-    path = Path(path)
+    path = located(path)
     if not path.is_file():
         siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError(f"{path}: no such config" + (nearest(str(path), siblings) if siblings else ""))

@@ -19,6 +19,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ovd.errors import UserError
+from ovd.shipped import located
 
 OUT = "detections"
 HINT = ("the demo model knows drawn shapes alone; for photos: --model photos, which takes any words "
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 def _model_settings(model: str, checkpoint: str | None, options: list[str]) -> dict[str, object]:
     from ovd.stores.manifest import fingerprint
 
-    files = [Path(path) for path in (model, checkpoint) if path is not None and path not in ("demo", "photos")]
+    files = [located(path) for path in (model, checkpoint) if path is not None and path not in ("demo", "photos")]
     for path in files:
         if not path.is_file():
             raise UserError(f"{path}: no such model file; give demo, photos, a .safetensors of ovd export-model, or a "

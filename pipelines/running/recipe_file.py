@@ -29,6 +29,7 @@ from typing import Any
 
 from ovd.engine.workers import available_cores
 from ovd.errors import UserError, nearest
+from ovd.shipped import located
 
 STAGE_KEYS = ("name", "command", "after", "outputs", "threads")
 
@@ -113,6 +114,7 @@ def usable_cores() -> int:
 
 
 def _execute(path: Path) -> dict[str, Any]:
+    path = located(path)
     if not path.is_file():
         raise UserError(f"{path}: no such recipe; the project's own are in configs/recipes")
     try:

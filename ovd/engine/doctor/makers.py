@@ -11,8 +11,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ovd.engine.preflight import STORES, Input
+from ovd.shipped import CONFIGS, shown
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 ORDER = ("shapes", "#", "voc-to-coco", "build-zsl", "shots", "class-embeddings", "train", "proposals", "embed-regions",
          "learn-prompts", "head-surgery")
 WHAT = {"region_store": "", "block_store": " --what blocks", "global_store": " --what globals"}
@@ -55,7 +55,7 @@ class Makers:
         return self._training(path)
 
     def _named(self, config: Path) -> str:
-        return f"{shlex.quote(str(config))}{self._root}"
+        return f"{shlex.quote(str(shown(config)))}{self._root}"
 
     @property
     def _root(self) -> str:
@@ -131,7 +131,7 @@ class Makers:
         for network in self._networks():
             checkpoint = f"{_literal(network, 'work_dir') or f'work_dirs/{network.stem}'}/final.pth"
             train = [] if Path(checkpoint).exists() else [f"ovd train {self._named(network)}"]
-            return [*train, f"ovd proposals {shlex.quote(str(network))} {checkpoint}{self._root}"]
+            return [*train, f"ovd proposals {shlex.quote(str(shown(network)))} {checkpoint}{self._root}"]
         return [f"# make {store}: ovd proposals CONFIG CHECKPOINT, of a proposal network"]
 
     def _networks(self) -> Iterator[Path]:
@@ -143,7 +143,7 @@ class Makers:
             except Exception:  # not a config
                 continue
             if (other.get("proposal_store_train"), other.get("split")) == wanted:
-                yield _relative(file)
+                yield file
 
     def _training(self, path: Path) -> list[str]:
         """The training of the config whose work directory has the checkpoint."""
@@ -152,14 +152,7 @@ class Makers:
         named = [file for file in sorted(CONFIGS.rglob("*.py")) if "_base_" not in file.parts
                  and path.parent.name in (file.stem, Path(_literal(file, "work_dir") or "").name)]
         beside = [file for file in named if ("shapes" in str(file)) == ("shapes" in str(self.config))]
-        return [f"ovd train {self._named(_relative(file))}" for file in (beside or named)[:1]]
-
-
-def _relative(file: Path) -> Path:
-    try:
-        return file.resolve().relative_to(Path.cwd())
-    except ValueError:
-        return file
+        return [f"ovd train {self._named(file)}" for file in (beside or named)[:1]]
 
 
 def _literal(file: Path, name: str) -> str | None:

@@ -31,6 +31,7 @@ from ovd.engine.preflight import (
     find_inputs,
 )
 from ovd.errors import UserError
+from ovd.shipped import located
 
 SECTIONS = ("model", "train_dataloader", "val_dataloader", "test_dataloader", "test_evaluator")
 TESTED = ("model", "test_dataloader", "test_evaluator")  # what a trained detector is tested with
@@ -68,7 +69,7 @@ def look_at_config(path: str | Path, data_root: str | Path | None = None,
                   if entry.kind != "load_from" or "train_dataloader" in sections]
     except Exception as error:  # a config is the user's code, and may name classes that cannot be imported
         return Needs([Finding(Path(path).name, str(error) or type(error).__name__, "broken")])
-    needs, makers = Needs(), Makers(cfg, Path(path), data_root)
+    needs, makers = Needs(), Makers(cfg, located(path), data_root)
     absent: list[Input] = []
     for entry in inputs:
         finding = _input(entry, made_elsewhere)

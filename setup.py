@@ -1,0 +1,24 @@
+"""Puts what the code needs beside it into wheels: configs, recipes and the small pretrained models (ovd/shipped.py)."""
+
+from pathlib import Path
+from shutil import copy, copytree, ignore_patterns
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithFiles(build_py):
+    """A checkout that is installed as it is (editable) needs no copies."""
+
+    def run(self) -> None:
+        """Copy the packages, and then the files."""
+        super().run()
+        if not self.editable_mode:
+            shipped = Path(self.build_lib, "ovd", "_shipped")
+            copytree("configs", shipped / "configs", dirs_exist_ok=True, ignore=ignore_patterns("__pycache__"))
+            (shipped / "pretrained").mkdir(exist_ok=True)
+            for file in Path("pretrained").glob("shapes_*"):  # and not what was downloaded there
+                copy(file, shipped / "pretrained")
+
+
+setup(cmdclass={"build_py": BuildWithFiles})
