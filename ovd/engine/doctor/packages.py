@@ -11,6 +11,7 @@ LOCK = Path(__file__).resolve().parents[3] / "requirements.lock"
 SUPPORTED = ((3, 10), (3, 13))  # from the first to below the second
 # either of the two provides faiss; only headless OpenCV works without a screen
 ALTERNATIVES = {"faiss-cpu": ("faiss-gpu", "faiss-gpu-cu12")}
+# the second is the one to keep
 CLASHES = (("faiss-cpu", "faiss-gpu"), ("opencv-python", "opencv-python-headless"), ("mmdet", "onedl-mmdetection"),
            ("mmcv", "onedl-mmcv"), ("mmengine", "onedl-mmengine"))
 NAMED = ("torch", "torchvision", "onedl-mmdetection", "onedl-mmcv", "onedl-mmengine", "open-clip-torch", "numpy")
@@ -71,7 +72,8 @@ def _clashes() -> list[Finding]:
     for pair in CLASHES:
         if all(map(_version, pair)):
             found.append(Finding(pair[0], f"and {pair[1]} are both installed and overwrite each other", "broken",
-                                 f"pip uninstall {pair[0]} {pair[1]}, then install the one that you want again"))
+                                 f"pip uninstall -y {pair[0]} && pip install --force-reinstall --no-deps "
+                                 f"{pair[1]}=={_version(pair[1])}"))
     return found
 
 
