@@ -38,23 +38,22 @@ class EventStreams:
     async def _stream(self, scope: dict, receive: Any, send: Any) -> None:
         session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
         last: list[dict] = []
+        ending = asyncio.Event()
 
         async def withhold(message: dict) -> None:
             if last or _is_close(message):
+                self._ending[session] = ending  # from here on events are not of this stream any more
                 last.append(message)
             else:
                 await send(message)
 
-        await self._app(scope, receive, withhold)
-        if not last:
-            return
-        ending = self._ending[session] = asyncio.Event()
         try:
-            await send({"type": "http.response.body", "body": b"".join(message.get("body", b"") for message in last),
-                        "more_body": True})
-            await asyncio.wait_for(_hung_up(receive), _PATIENCE)
-        except asyncio.TimeoutError:
-            await send({"type": "http.response.body", "body": b""})
+            await self._app(scope, receive, withhold)
+            if last:
+                body = b"".join(message.get("body", b"") for message in last)
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                if not await _hangs_up(receive):
+                    await send({"type": "http.response.body", "body": b""})
         finally:
             ending.set()
             if self._ending.get(session) is ending:
@@ -87,6 +86,13 @@ def _session(body: bytearray) -> str:
         return ""
 
 
-async def _hung_up(receive: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _hangs_up(receive: Any) -> bool:
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    try:
+        await asyncio.wait_for(gone(), _PATIENCE)
+    except asyncio.TimeoutError:
+        return False
+    return True

@@ -25,7 +25,8 @@ def guarded(answer: Callable[..., list[Any]], outputs: int, at: int = 1) -> Call
     """An event's answer; where that fails, all outputs stay as they are but number ``at``, which says why.
 
     A visitor's event waits for that visitor's event before it: else what the quicker one shows would be painted over
-    with what was asked for earlier.
+    with what was asked for earlier. (Before it means that Gradio began it earlier; it may swap two that come within the
+    same millisecond.)
 
     Args:
         answer: Takes a ``gr.Request`` where its events have turns.

@@ -24,6 +24,8 @@ async def gradio(scope, receive, send):
     if scope["path"].endswith("data"):
         for body in (DONE, CLOSE):
             await send({"type": "http.response.body", "body": body, "more_body": True})
+        for _ in range(9):  # it takes a while to the end of a stream that takes no more events
+            await asyncio.sleep(0)
         scope["through"].set()
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -76,6 +78,25 @@ def test_an_event_is_confirmed_when_the_page_has_taken_the_end_of_its_stream():
         page.gone.set()
         await asyncio.gather(streaming, joining)
         assert again.sent and page.heard == DONE + CLOSE and not app._ending
+
+    asyncio.run(asyncio.wait_for(visit(), 30))
+
+
+def test_an_event_that_comes_while_the_server_ends_the_stream_is_not_confirmed_before():
+    async def visit():
+        app = EventStreams(gradio)
+        page = Client(app)
+        streaming = page.stream()
+        while DONE not in page.heard:
+            await asyncio.sleep(0)
+        again = Client(app)  # the page has its last answer, and not yet that its stream ends
+        joining = again.join()
+        while CLOSE not in page.heard:
+            assert not again.sent
+            await asyncio.sleep(0)
+        page.gone.set()
+        await asyncio.gather(streaming, joining)
+        assert again.sent
 
     asyncio.run(asyncio.wait_for(visit(), 30))
 
