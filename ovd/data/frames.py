@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ovd.data.encoded_stream import split_images
+from ovd.data.live_stream import LiveStream
 from ovd.data.rgb import PHONE_PHOTOS
 from ovd.errors import UserError
 
@@ -58,7 +59,7 @@ class Frames:
         if every < 1:
             raise UserError(f"each {every}th frame: give 1 or more")
         self.every = every
-        self._stream = stream
+        self._stream = None if stream is None else LiveStream(stream)
         self.files: list[tuple[str, Path | None]] = []
         for one in inputs:
             self.files += [(STREAM, None)] if str(one) == STREAM else _files(os.fspath(one), but)
@@ -77,6 +78,16 @@ class Frames:
     def has_stream(self) -> bool:
         """Whether some of them come on a stream."""
         return any(path is None for _, path in self.files)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stream is not None and self._stream.is_stopped
+
+    def stop(self) -> None:
+        """End the stream here, without the image that has only begun."""
+        if self._stream is not None:
+            self._stream.stop()
 
     @property
     def folders(self) -> list[str]:
@@ -111,6 +122,8 @@ class Frames:
                     yield Frame(f"stream/{number:06d}", data)
                 number += 1
         except UserError as error:  # the images before it are whole
+            if self.is_stopped:
+                return
             if not number:
                 raise
             yield Frame(f"stream/{number:06d}", b"", problem=str(error))

@@ -10,7 +10,7 @@
 Without --model it is the demo's, which knows shapes; without words it looks for the model's own classes. Writes below
 --out: detections.jsonl (a line an image, as soon as it is looked at), detections.json (all of them, as COCO has it) and
 pictures/ (of a video, a video). An interrupted run goes on where it was; an image that changed is looked at again.
-Ctrl-C ends a stream, with results of what came on it.
+Ctrl-C ends a stream, with results of what came on it; with --batch-size 1 each image's are there at once.
 """
 
 import argparse

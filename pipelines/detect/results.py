@@ -79,9 +79,9 @@ class Results:
     def add(self, record: Mapping[str, Any]) -> None:
         """Keep a record: it is on disk when this returns."""
         key = record["image"], record.get("number")
+        self._write(record)
         if "error" not in record:
             self._order.append(key)
-        self._write(record)
 
     def end_video(self, image: str, frames: int, stamp: Stamp) -> None:
         """Keep that a video was looked at to its end."""

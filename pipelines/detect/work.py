@@ -23,6 +23,7 @@ from ovd.engine.workers import available_cores
 from ovd.errors import UserError
 from ovd.stores.atomic import refusal
 from pipelines.detect.results import Results
+from pipelines.detect.stopping import ended_by_signals
 from pipelines.running.console import duration
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def detect_frames(detector: Detector, frames: Frames, results: Results, *, thres
                   hint: str | None = None) -> int:
     """Look at all frames that have no results yet, keep what is found, and say what it was.
 
-    Where some come on a stream, an interrupt ends it, and with it the run.
+    Where some come on a stream, a signal to stop ends that, and the run goes on to its end; a second one ends the run.
 
     Args:
         hint: What to say where nothing is found.
@@ -58,12 +59,14 @@ def detect_frames(detector: Detector, frames: Frames, results: Results, *, thres
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # phones have photos of 108 megapixels
     if threads is None:
         threads = 2 if detector.device.type == "cpu" else max(2, available_cores() - 1)
+    if frames.has_stream and batch_size == 1:
+        threads = 0  # what waits for a thread waits for the next image of a camera too
     work = _Work(detector, results, pictures, batch_size, threads,
                  {"threshold": threshold, "masks": masks and detector.has_masks, "batch_size": batch_size,
                   "max_per_image": max_per_image})
     start = time.perf_counter()
     with tqdm(total=None if frames.has_stream else len(frames), desc="detecting", unit=" images",
-              smoothing=0.1) as bar:
+              smoothing=0.1) as bar, ended_by_signals(frames):
         work.go(frames, bar)
     seconds = time.perf_counter() - start
     counts = results.finish(detector.names)
@@ -72,7 +75,7 @@ def detect_frames(detector: Detector, frames: Frames, results: Results, *, thres
     if work.looked:
         looked += f" ({work.looked / seconds:.1f} a second; the detector was busy {work.busy / seconds:.0%} of it)"
     print(looked + (f", {work.kept} were done before" if work.kept else ""))
-    if work.is_stopped:
+    if frames.is_stopped:
         print("interrupted: the stream ends here")
     if work.unread:
         print(f"{work.unread} could not be read (see above)")
@@ -95,8 +98,6 @@ class _Work:
         self.batch_size, self.threads, self.how = batch_size, threads, how
         self.looked = self.kept = self.unread = 0
         self.busy = 0.0  # seconds
-        self.is_stopped = False  # by the user, who had seen enough of a stream
-        self._ahead: set[Path] = set()  # pictures that were drawn, of images that are not among the results yet
         self._colours = tuple(detector.palette[name] for name in detector.names)
         self._decode = decoder(read_rgb)
         self._video: _VideoFile | None = None
@@ -125,13 +126,6 @@ class _Work:
                     bar.update()
             if last is not None:
                 self._end_video(last)
-        except KeyboardInterrupt:
-            if not frames.has_stream or last is None:
-                raise
-            self.is_stopped = True  # a camera's stream has no other end
-            self._end_video(last)
-            for path in self._ahead:
-                path.unlink(missing_ok=True)
         finally:
             if self._video is not None:
                 self._video.discard()
@@ -178,7 +172,6 @@ class _Work:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise refusal(path.parent, error) from None
-        self._ahead.add(path)
         replace(seen.found, image=seen.image).save(path)
         return seen
 
@@ -199,7 +192,6 @@ class _Work:
             self.looked += 1
             self.results.add({**about, **{key: value for key, value in seen.found.to_dict().items()
                                           if key != "image"}})
-        self._ahead.discard(self.results.picture_of(frame.name))
         if frame.number is not None:
             self._frames += 1
             if seen.drawn is not None:

@@ -1,12 +1,13 @@
 """`ovd detect` on scenes of the embedded world, whose truth is known, with the embedded model."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -119,8 +120,7 @@ def test_an_interrupted_run_goes_on_to_the_same_files(world, tmp_path):
     assert whole.wait(300) == 0, whole.stderr.read()
     stopped = ovd(*arguments, tmp_path / "out")
     lines = tmp_path / "out/detections.jsonl"
-    while stopped.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") >= 5):
-        time.sleep(0.02)
+    wait_until(lambda: lines.exists() and lines.read_bytes().count(b"\n") >= 5, stopped)
     stopped.send_signal(signal.SIGINT)
     stopped.wait(60)
     assert stopped.returncode == 130
@@ -189,26 +189,41 @@ def test_a_stream_of_images(world, tmp_path):
     assert sorted(path.name for path in (tmp_path / "pictures/stream").iterdir()) == ["000000.jpg", "000002.jpg"]
 
 
-def test_a_stream_without_an_end_is_ended_by_an_interrupt(world, tmp_path):
-    data = b"".join(path.read_bytes() for path in sorted((world[0] / "photos").glob("0*")))
-    process = ovd("-", "--batch-size", 1, "--out", tmp_path, stdin=subprocess.PIPE)
-    process.stdin.buffer.write(data)
-    process.stdin.flush()  # and stays open
-    lines = tmp_path / "detections.jsonl"
-    while process.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") >= 3):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("batch, sent", [(1, 2), (8, 5)])
+def test_a_stream_without_an_end_is_ended_by_an_interrupt(world, tmp_path, batch, sent):
+    photos = sorted((world[0] / "photos").glob("0*"))
+    process = ovd("-", "--batch-size", batch, "--out", tmp_path, stdin=subprocess.PIPE)
     try:
+        for path in photos[:sent]:
+            process.stdin.buffer.write(path.read_bytes())
+        process.stdin.buffer.write(photos[sent].read_bytes()[:1000])
+        process.stdin.flush()  # and stays open
+        lines = tmp_path / "detections.jsonl"
+        wait_until(lambda: not unread_bytes(process.stdin), process)
+        if batch == 1:  # all are there, though no other has come
+            wait_until(lambda: lines.read_bytes().count(b"\n") == sent, process)
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.wait()
     assert process.returncode == 0, err
-    assert "interrupted: the stream ends here" in out
+    assert "interrupted: the stream ends here" in out and "cut off" not in err
+    names = [f"stream/{number:06d}" for number in range(sent)]
     found = json.loads((tmp_path / "detections.json").read_text())
-    seen = [image["file_name"] for image in found["images"]]
-    assert seen == [f"stream/{number:06d}" for number in range(len(seen))] and 3 <= len(seen) <= 12
-    assert len(lines.read_text().splitlines()) == len(seen)
-    assert sorted(path.stem for path in (tmp_path / "pictures/stream").iterdir()) == [Path(name).name for name in seen]
+    assert [image["file_name"] for image in found["images"]] == names and found["annotations"]
+    assert sorted(f"stream/{path.stem}" for path in (tmp_path / "pictures/stream").iterdir()) == names
+
+
+def unread_bytes(pipe) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def wait_until(condition, process):
+    deadline = time.monotonic() + 120
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("arguments, words", [
