@@ -1,7 +1,7 @@
 """Puts what the code needs beside it into wheels: configs, recipes and the small pretrained models (ovd/shipped.py)."""
 
 from pathlib import Path
-from shutil import copy, copytree, ignore_patterns
+from shutil import copy, copytree, ignore_patterns, rmtree
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
@@ -15,8 +15,9 @@ class BuildWithFiles(build_py):
         super().run()
         if not self.editable_mode:
             shipped = Path(self.build_lib, "ovd", "_shipped")
-            copytree("configs", shipped / "configs", dirs_exist_ok=True, ignore=ignore_patterns("__pycache__"))
-            (shipped / "pretrained").mkdir(exist_ok=True)
+            rmtree(shipped, ignore_errors=True)  # of an earlier build
+            copytree("configs", shipped / "configs", ignore=ignore_patterns("__pycache__"))
+            (shipped / "pretrained").mkdir()
             for file in Path("pretrained").glob("shapes_*"):  # and not what was downloaded there
                 copy(file, shipped / "pretrained")
 

@@ -277,7 +277,7 @@ def _configure(cfg: "Config", checkpoint: str | Path, kinds: Sequence[str] | Non
     if not cfg.get("model"):
         raise UserError(f"{cfg.filename}: nothing to test: the config has no model")
     if not {"roi_head", "bbox_head"} & set(cfg.model):
-        raise UserError(f"{cfg.filename}: has no classes to test; tools/extract_proposals.py measures the recall of a "
+        raise UserError(f"{cfg.filename}: has no classes to test; ovd proposals measures the recall of a "
                         "proposal network")
     for section in ("test_dataloader", "test_evaluator"):
         if not cfg.get(section):

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     head = load_classes(args.class_head)
     if head.stats.get("clip") not in (None, clip.fingerprint):
         raise UserError(f"{args.class_head}: was made with another CLIP than {args.pretrained}; rebuild it with "
-                        f"tools/class_embeddings.py --pretrained {args.pretrained}")
+                        f"ovd class-embeddings --pretrained {args.pretrained}")
     recipe = CropRecipe("clip", tuple(args.scales))
     config = {"pretrained": args.pretrained, "split": args.split, "recipe": recipe.config()}
     inputs = {"annotations": fingerprint(annotation_file), "class_head": fingerprint(args.class_head),

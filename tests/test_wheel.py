@@ -29,6 +29,9 @@ def installed(tmp_path_factory):
     for file in (ROOT / "pretrained").glob("shapes_*"):
         shutil.copy(file, copy / "pretrained")
     (copy / "pretrained/downloaded.safetensors").write_bytes(b"large")
+    earlier = copy / "build/lib/ovd/_shipped/configs"  # what an earlier build left
+    earlier.mkdir(parents=True)
+    (earlier / "gone.py").touch()
     done = subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--quiet",
                            "--wheel-dir", copy / "dist", copy], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

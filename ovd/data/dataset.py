@@ -59,7 +59,7 @@ class OpenVocabDataset(BaseDetDataset):
         loads_regions = any(type(step).__name__ == "LoadRegions" for step in self.pipeline.transforms)
         if loads_regions and "region_store" not in self.stores:
             raise UserError(f"{ann_file}: its pipeline loads regions, but the dataset has no region_store; set it to "
-                            "the folder that tools/region_embeddings.py wrote")
+                            "the folder that ovd embed-regions wrote")
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
@@ -105,7 +105,7 @@ class OpenVocabDataset(BaseDetDataset):
                 if not self.test_mode and instance["bbox_label"] >= self.split.num_base:
                     name = self.split.classes[instance["bbox_label"]]
                     raise UserError(f"{self.ann_file}: image {record['img_id']} has an annotation of the novel class "
-                                    f"{name!r}; train on the base-only file that tools/build_zsl_dataset.py writes")
+                                    f"{name!r}; train on the base-only file that ovd build-zsl writes")
                 if with_mask and instance["mask"] == b"null":
                     raise UserError(f"{self.ann_file}: image {record['img_id']} has an annotation without a mask; set "
                                     "with_mask=False in LoadAnnotations and mask_head=None in the model, or add masks")
@@ -127,15 +127,15 @@ class OpenVocabDataset(BaseDetDataset):
         for key, store in self.stores.items():
             if store.kind != "regions":
                 raise UserError(f"{store.path}: a store of {store.kind} has no embeddings; run "
-                                f"tools/region_embeddings.py and set {key} to its output")
+                                f"ovd embed-regions and set {key} to its output")
             level, wanted = store.manifest.config.get("what", "objects"), LEVEL_OF[key]
             if level != wanted:
                 raise UserError(f"{store.path}: is a store of {level}, and {key} needs {wanted}; make one with "
-                                f"tools/region_embeddings.py --what {wanted}")
+                                f"ovd embed-regions --what {wanted}")
             missing = [record["img_id"] for record in records if record["img_id"] not in store]
             if missing:
                 raise UserError(f"{self.ann_file}: {len(missing)} of {len(records)} images are not in its "
-                                f"{key.replace('_', ' ')}, the first is {missing[0]}; run tools/region_embeddings.py "
+                                f"{key.replace('_', ' ')}, the first is {missing[0]}; run ovd embed-regions "
                                 "for this annotation file")
 
     def get_data_info(self, idx: int) -> dict:

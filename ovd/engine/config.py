@@ -18,7 +18,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from ovd.errors import UserError, nearest
-from ovd.shipped import located
+from ovd.shipped import CONFIGS, located, shown
 
 # Sections that the Runner reads itself. Every other top-level name of a config is a variable: overriding it also
 # replaces what the config built from it.
@@ -41,8 +41,10 @@ def load_config(path: str | os.PathLike, options: Iterable[str] | Mapping[str, A
     """
     path = located(path)
     if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise UserError(f"{path}: no such config" + (nearest(str(path), siblings) if siblings else ""))
+        folders = {path.parent, CONFIGS.parent / path.parent}
+        siblings = sorted({str(shown(file)) for folder in folders for file in folder.glob("*.py")})
+        raise UserError(f"{path}: no such config" + (nearest(str(path), siblings) if siblings else
+                                                     f"; the project's own are in {shown(CONFIGS)}"))
     try:
         cfg = Config.fromfile(path)
     except SyntaxError as error:

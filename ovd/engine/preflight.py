@@ -21,12 +21,12 @@ STORES = ("region_store", "block_store", "global_store")
 
 # what makes each kind of input
 REMEDIES = {
-    "ann_file": "make it with tools/build_zsl_dataset.py (of shots: ovd shots annotations; ovd doctor CONFIG has the "
+    "ann_file": "make it with ovd build-zsl (of shots: ovd shots annotations; ovd doctor CONFIG has the "
                 "whole command), or point --data-root at the dataset",
-    "region_store": "make it with tools/region_embeddings.py CONFIG",
-    "block_store": "make it with tools/region_embeddings.py CONFIG --what blocks",
-    "global_store": "make it with tools/region_embeddings.py CONFIG --what globals",
-    "class_head": "make it with tools/class_embeddings.py",
+    "region_store": "make it with ovd embed-regions CONFIG",
+    "block_store": "make it with ovd embed-regions CONFIG --what blocks",
+    "global_store": "make it with ovd embed-regions CONFIG --what globals",
+    "class_head": "make it with ovd class-embeddings",
     "load_from": "make it with the commands in the docstring of the config, or download it; None trains from scratch",
     "checkpoint": "download it, or set the init_cfg of that part of the model to None",
     "pretrained": "give a file, or the name of a model",
@@ -109,7 +109,7 @@ def check_crops(cfg: Config, inputs: list[Input]) -> None:
         if differ := [key for key in wanted if found.get(key) != wanted[key]]:
             said = ", ".join(f"{key} {found.get(key)} (the config says {wanted[key]})" for key in differ)
             raise UserError(f"{entry.path}: was made with regions.{said}: make it with this config "
-                            "(tools/region_embeddings.py CONFIG), or name another store")
+                            "(ovd embed-regions CONFIG), or name another store")
 
 
 def _crops(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class OpenVocabMetric(BaseMetric):
         self.truth: GroundTruth | None = None
         self.class_ap: dict[str, dict[str, float]] = {}  # of the last one: kind -> class -> AP; on the main process
         if not self.ann_file.is_file():
-            raise UserError(f"{self.ann_file}: no such annotation file: make it with tools/build_zsl_dataset.py")
+            raise UserError(f"{self.ann_file}: no such annotation file: make it with ovd build-zsl")
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep what the metrics need of a batch: boxes, scores, labels, encoded masks, per image."""

@@ -7,6 +7,7 @@ from typing import Any
 from ovd.evaluation.run_journal import StageTimes
 from ovd.evaluation.saved_config import read_saved_config
 from ovd.evaluation.training_log import TrainingLog
+from ovd.shipped import CONFIGS, located, shown
 from ovd.stores.manifest import Manifest
 
 
@@ -30,7 +31,8 @@ def config_file(configs: Sequence[tuple[str, Mapping[str, Any]]], folder: Path,
         here = Path.cwd()
         return recorded.relative_to(here) if recorded.is_absolute() and recorded.is_relative_to(here) else recorded
     named = {Path(word) for stage in stages.values() for word in stage.command if Path(word).name == f"{stem}.py"}
-    found = sorted(path for path in named or Path("configs").rglob(f"{stem}.py") if path.is_file()) if stem else []
+    found = sorted(shown(located(path)) for path in named or CONFIGS.rglob(f"{stem}.py") if located(path).is_file()) \
+        if stem else []
     own = sorted(folder.glob("*.py"))
     return found[0] if len(found) == 1 else own[0] if own else None
 

@@ -26,6 +26,7 @@ from ovd.evaluation.run_journal import (
     stages_above,
 )
 from ovd.evaluation.training_log import Curve, TrainingLog, curves_of, read_training_log
+from ovd.shipped import CONFIGS, shown
 from ovd.stores.manifest import Manifest
 
 DETECTIONS = ("detections.json", "detections.pkl")
@@ -151,7 +152,8 @@ class Run:
     def _unfinished(self) -> list[Missing]:
         """The stages of a recipe that began and are not done."""
         open_ = [name for name, stage in self.stages.items() if stage.status != "done"]
-        file = next(iter(sorted(Path("configs").rglob(f"recipes/{self.recipe.recipe}.py"))), "RECIPE")
+        own = CONFIGS / "recipes" / f"{self.recipe.recipe}.py"
+        file = shown(own) if own.is_file() else "RECIPE"
         what = f"the results of {len(open_)} of {len(self.stages)} stages: {', '.join(open_[:5])}"
         command = f"ovd run {file} --work-dir {self.work_dir} --seed {self.recipe.seed}"
         return [Missing(what + ", ..." * (len(open_) > 5), command)] if open_ else []

@@ -69,7 +69,7 @@ class CosineClassifier(nn.Module):
             class_head = load_classes(Path(data_root, class_head))
         if class_head is None and embed_dim is None:
             raise UserError("a classifier needs a class head, or embed_dim to get one later: set class_head to the "
-                            "file that tools/class_embeddings.py wrote")
+                            "file that ovd class-embeddings wrote")
         if split is not None and not isinstance(split, Split):
             path = Path(data_root, split)
             split = get_split(str(path) if path.is_file() else str(split))

@@ -96,7 +96,7 @@ class DenseClipScore(nn.Module):
         head = detectors if self.own_head is None else self.own_head.select(detectors.names)
         if head.stats.get("clip") != self.clip.fingerprint:
             raise UserError(f"dense CLIP {self.clip.name}: the class head was made with another CLIP; give a class "
-                            "head of this CLIP (tools/class_embeddings.py --pretrained), or take the CLIP of the class "
+                            "head of this CLIP (ovd class-embeddings --pretrained), or take the CLIP of the class "
                             "head")
         if self.temperature is not None:
             if head.stats.get("scores") == "sigmoid":

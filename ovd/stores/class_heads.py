@@ -433,10 +433,10 @@ class ClassHead:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             return cls.of_parts(meta, tensors)
         except FileNotFoundError as error:
-            raise UserError(f"{path}: no such file; make it with tools/class_embeddings.py") from error
+            raise UserError(f"{path}: no such file; make it with ovd class-embeddings") from error
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: is not a class head file ({_first_line(error)}); make it with "
-                            "tools/class_embeddings.py, matrices (.npy, .pth) are imported there") from error
+                            "ovd class-embeddings, matrices (.npy, .pth) are imported there") from error
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 

@@ -20,6 +20,7 @@ import msgspec
 
 import ovd
 from ovd.errors import UserError
+from ovd.shipped import located
 from ovd.stores.atomic import write_bytes
 from ovd.stores.manifest import Manifest, code_version
 from pipelines.running.recipe_file import Recipe, usable_cores
@@ -137,7 +138,8 @@ def stamp(path: str) -> str:
 def code_digest(commands: Iterable[Sequence[str]]) -> str:
     """Digest of the project's code and of the configurations that commands name: when it changes, stages look again."""
     packages = Path(ovd.__file__).parent, Path(__file__).parents[1]
-    folders = {*packages, *(_config_folder(Path(word)) for words in commands for word in words if word.endswith(".py"))}
+    named = {word for words in commands for word in words if word.endswith(".py")}
+    folders = {*packages, *(_config_folder(located(word)) for word in named)}
     sha = hashlib.sha256()
     for folder in sorted(folders):
         for file in sorted(folder.rglob("*.py")):

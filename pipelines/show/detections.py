@@ -82,8 +82,9 @@ def read_detections(path: Path, data: Dataset) -> dict[int, Instances]:
     try:
         contents = path.read_bytes()
         if contents.lstrip()[:1] == b"{" and b'"images"' in contents:
-            raise UserError(f"{path}: has images and categories of its own, as ovd detect writes it: draw it with ovd "
-                            f"show annotations --annotations {path} --image-root DIR")
+            drawn = "its pictures are beside it, in pictures/" if b'"number": ' in contents or b'"stream/' in contents \
+                else f"draw it with ovd show annotations --annotations {path} --image-root DIR"
+            raise UserError(f"{path}: has images and categories of its own, as ovd detect writes it: {drawn}")
         rows = msgspec.json.decode(contents, type=list[Found])
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; write it with ovd test ... --out {path}") from None

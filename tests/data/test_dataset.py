@@ -230,7 +230,7 @@ def test_a_store_of_proposals_is_refused(data_root):
 
 def test_novel_annotations_are_refused_in_training(data_root):
     write(data_root, annotations=[annotation(1, 20, 90)])
-    with pytest.raises(UserError, match=r"image 20.*'newt'.*build_zsl_dataset"):
+    with pytest.raises(UserError, match=r"image 20.*'newt'.*ovd build-zsl"):
         make(data_root)
     assert make(data_root, test_mode=True).get_cat_ids(2) == [2]
 

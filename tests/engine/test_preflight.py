@@ -46,9 +46,9 @@ def test_weights_to_start_from_are_inputs(world, tmp_path):
     assert {entry.kind for entry in find_inputs(cfg, SECTIONS)} >= {"checkpoint", "load_from"}
 
 
-@pytest.mark.parametrize(("name", "remedy"), [("annotations/train.json", "build_zsl_dataset"),
-                                              ("head.safetensors", "class_embeddings"),
-                                              ("regions", "region_embeddings")])
+@pytest.mark.parametrize(("name", "remedy"), [("annotations/train.json", "ovd build-zsl"),
+                                              ("head.safetensors", "ovd class-embeddings"),
+                                              ("regions", "ovd embed-regions")])
 def test_a_missing_input_is_named_with_what_makes_it(world, name, remedy):
     (world / name).rename(world / "away")
     with pytest.raises(UserError, match=f"{name}: not found.*{remedy}"):

@@ -254,6 +254,9 @@ def test_detections_are_drawn_and_judged(world, contents, tmp_path, capsys):
     capsys.readouterr()
     assert show(f"detections {tmp_path / 'own.json'}", world, tmp_path / "out") == 2
     assert "draw it with ovd show annotations --annotations" in capsys.readouterr().err
+    (tmp_path / "own.json").write_text('{"categories": [], "images": [{"file_name": "stream/000000"}]}')
+    assert show(f"detections {tmp_path / 'own.json'}", world, tmp_path / "out") == 2
+    assert "its pictures are beside it, in pictures/" in capsys.readouterr().err
 
 
 def test_shots_are_drawn_class_by_class(world, contents, tmp_path, capsys):

@@ -340,7 +340,7 @@ def test_files_that_are_no_class_head_are_named(tmp_path):
                                 {"class_head": '{"schema": 1, "names": ["a"]}'})
     with pytest.raises(UserError, match=r"head\.safetensors: class head: the weights of class 'a' have NaN"):
         ClassHead.load(path)
-    with pytest.raises(UserError, match=r"none\.safetensors: no such file; make it with tools/class_embeddings"):
+    with pytest.raises(UserError, match=r"none\.safetensors: no such file; make it with ovd class-embeddings"):
         ClassHead.load(tmp_path / "none.safetensors")
     assert Manifest.path(path).exists()
 

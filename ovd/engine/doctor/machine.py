@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ovd.engine.doctor.findings import Finding, size
+from ovd.engine.doctor.packages import SETUP
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = 120  # seconds that a probe has
@@ -50,7 +51,7 @@ class Probe:
 def devices(found: dict[str, Any]) -> list[Finding]:
     """Torch, GPUs and faiss, from what the probe ``machine`` found."""
     if "error" in found:
-        return [Finding("torch", f"cannot be loaded ({found['error']})", "broken", "make setup", found)]
+        return [Finding("torch", f"cannot be loaded ({found['error']})", "broken", SETUP, found)]
     torch = f"{found['torch']}, built for " + (f"CUDA {found['cuda_build']}" if found["cuda_build"] else "processors")
     findings = [Finding("torch", f"{torch}; {found['threads']} thread{'s' * (found['threads'] > 1)}",
                         facts={key: found[key] for key in ("torch", "cuda_build", "driver")})]

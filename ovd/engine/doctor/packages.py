@@ -8,6 +8,7 @@ from pathlib import Path
 from ovd.engine.doctor.findings import Finding
 
 LOCK = Path(__file__).resolve().parents[3] / "requirements.lock"
+SETUP = "make setup" if LOCK.with_name("Makefile").is_file() else "install ovd again"
 SUPPORTED = ((3, 10), (3, 13))  # from the first to below the second
 # either of the two provides faiss; only headless OpenCV works without a screen
 ALTERNATIVES = {"faiss-cpu": ("faiss-gpu", "faiss-gpu-cu12")}
@@ -27,7 +28,7 @@ def look_at_packages(lock: Path = LOCK) -> list[Finding]:
         wanted = [Requirement(text) for text in requires("ovd") or ()]
     except (ImportError, PackageNotFoundError) as error:
         return [*findings, Finding("packages", f"cannot be compared with what is needed ({error})", "broken",
-                                   "make setup")]
+                                   SETUP)]
     locked = _locked(lock)
     needed, differ, fine = [], [], 0
     for one in wanted:
@@ -37,10 +38,10 @@ def look_at_packages(lock: Path = LOCK) -> list[Finding]:
         found = next((v for other in (name, *ALTERNATIVES.get(name, ())) if (v := _version(other))), None)
         if found is None:
             needed.append(Finding(name, f"is not installed; {one.specifier or 'any version'} is needed", "missing",
-                                  f'pip install "{one.name}{one.specifier}"  (or: make setup)'))
+                                  f'pip install "{one.name}{one.specifier}"  (or: {SETUP})'))
         elif not one.specifier.contains(found, prereleases=True):
             needed.append(Finding(name, f"is {found}; {one.specifier} is needed", "broken",
-                                  f'pip install "{one.name}{one.specifier}"  (or: make setup)'))
+                                  f'pip install "{one.name}{one.specifier}"  (or: {SETUP})'))
         elif name in locked and _public(found) != locked[name]:
             differ.append(f"{name} {found} (lock: {locked[name]})")
         else:
@@ -51,7 +52,7 @@ def look_at_packages(lock: Path = LOCK) -> list[Finding]:
                                               f"{'in the lock' if locked else 'needed'}", facts={"versions": versions})]
     if differ:
         findings.append(Finding("lock", f"other versions than those that were tested: {', '.join(differ)}", "note",
-                                "make setup"))
+                                SETUP))
     extras = [name for name in ("gradio", "ray", "tensorboard", "wandb", "mkdocs-material", "supervision")
               if _version(name)]
     findings.append(Finding("extras", ", ".join(f"{name} {_version(name)}" for name in extras) or "none"))
@@ -63,7 +64,7 @@ def _python() -> Finding:
     fits = low <= sys.version_info[:2] < high
     text = f"{platform.python_version()} in {sys.prefix}"
     return Finding("python", text if fits else f"{text}; needed is {low[0]}.{low[1]} to {high[0]}.{high[1] - 1}",
-                   "ok" if fits else "broken", "" if fits else "make setup with PYTHON=python3.11", {
+                   "ok" if fits else "broken", "" if fits else f"{SETUP}, with PYTHON=python3.11", {
                        "version": platform.python_version(), "platform": platform.platform()})
 
 
@@ -73,7 +74,7 @@ def _clashes() -> list[Finding]:
         if all(map(_version, pair)):
             found.append(Finding(pair[0], f"and {pair[1]} are both installed and overwrite each other", "broken",
                                  f"pip uninstall -y {pair[0]} && pip install --force-reinstall --no-deps "
-                                 f"{pair[1]}=={_version(pair[1])}"))
+                                 f"{pair[1]}=={_public(_version(pair[1]))}"))
     return found
 
 

@@ -79,5 +79,5 @@ def _build(config: dict | None, kind: type, bbox_head: dict) -> nn.Module | None
 def _part(sample, key: str, store: str):
     if key not in sample:
         raise UserError(f"OADP needs {key.replace('_', ' ')} data, and there are none: set the dataset's {store} to "
-                        "what tools/region_embeddings.py wrote, or leave that head out of roi_head")
+                        "what ovd embed-regions wrote, or leave that head out of roi_head")
     return sample.get(key)
