@@ -304,6 +304,7 @@ class _Pool:
             if self.losses[None] == MOST_LOSSES:
                 raise UserError(f"{MOST_LOSSES} Ray workers in turn died as they started, perhaps for want of memory "
                                 f"(the last: {reason})")
+            tqdm.write("a Ray worker was lost as it started; another is tried")
             return
         for shard in member.shards:
             self.losses[shard] += 1
