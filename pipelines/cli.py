@@ -10,13 +10,13 @@ import os
 import select
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TextIO
 
 from ovd import __version__
 from ovd.errors import UserError, nearest
+from pipelines.running.signals import handled
 
 # subcommand -> (module in this package, what it does)
 STAGES = {
@@ -85,22 +85,13 @@ def _run_stage(name: str, argv: Sequence[str] | None, prog: str | None) -> int:
         return 128 + (stopped.args or (signal.SIGINT,))[0]
 
 
-@contextmanager
-def _stop_signals() -> Iterator[None]:
+def _stop_signals() -> AbstractContextManager[None]:
     """SIGTERM and SIGHUP end a stage as Ctrl-C does, so that what it is writing is removed.
 
-    Not in torchrun's processes, which may wait for each other where no Python runs.
+    Not in torchrun's processes, which may wait for each other where no Python runs; nor where somebody answers them.
     """
-    before = {}
-    if threading.current_thread() is threading.main_thread() and "TORCHELASTIC_RUN_ID" not in os.environ:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
-                before[number] = signal.signal(number, _interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    numbers = () if "TORCHELASTIC_RUN_ID" in os.environ else (signal.SIGTERM, signal.SIGHUP)
+    return handled([number for number in numbers if signal.getsignal(number) == signal.SIG_DFL], _interrupt)
 
 
 def _interrupt(number: int, frame: object) -> None:

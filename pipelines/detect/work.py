@@ -1,6 +1,7 @@
 """Looking at frames one batch after the other, while threads decode the next ones and draw those before."""
 
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -23,11 +24,13 @@ from ovd.engine.workers import available_cores
 from ovd.errors import UserError
 from ovd.stores.atomic import refusal
 from pipelines.detect.results import Results
-from pipelines.detect.stopping import ended_by_signals
 from pipelines.running.console import duration
+from pipelines.running.signals import handled
 
 if TYPE_CHECKING:
     import cv2
+
+_STOP = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
@@ -64,9 +67,15 @@ def detect_frames(detector: Detector, frames: Frames, results: Results, *, thres
     work = _Work(detector, results, pictures, batch_size, threads,
                  {"threshold": threshold, "masks": masks and detector.has_masks, "batch_size": batch_size,
                   "max_per_image": max_per_image})
+
+    def stop(number: int, _: object) -> None:
+        if frames.is_stopped:
+            raise KeyboardInterrupt(number)
+        frames.stop()
+
     start = time.perf_counter()
     with tqdm(total=None if frames.has_stream else len(frames), desc="detecting", unit=" images",
-              smoothing=0.1) as bar, ended_by_signals(frames):
+              smoothing=0.1) as bar, handled(_STOP if frames.has_stream else (), stop):
         work.go(frames, bar)
     seconds = time.perf_counter() - start
     counts = results.finish(detector.names)

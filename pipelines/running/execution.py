@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +21,7 @@ from ovd.stores.manifest import fingerprint_json
 from pipelines.running.console import Console, duration, last_lines, without_bar
 from pipelines.running.journal import Journal, StageRecord, code_digest, stamp
 from pipelines.running.recipe_file import Recipe, Stage
+from pipelines.running.signals import handled
 
 POLL_SECONDS = 0.2
 SAVE_SECONDS = 5.0  # a run that is killed loses so much of its accounting
@@ -61,7 +62,7 @@ def run_recipe(recipe: Recipe, overwrite: bool = False, console: Console | None 
         KeyboardInterrupt: after stopping the stages, when this process is told to stop.
     """
     execution = _Execution(recipe, overwrite, console or Console())
-    with _stop_signals():
+    with handled((signal.SIGTERM, signal.SIGHUP, signal.SIGINT), _interrupt):  # all end a run as Ctrl-C does
         return execution.run()
 
 
@@ -307,17 +308,5 @@ def _signal_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
 
 
-@contextmanager
-def _stop_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-              if signal.getsignal(number) != signal.SIG_IGN}  # nohup, background jobs
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
