@@ -15,10 +15,10 @@ PRETRAINED = _TOP / "pretrained"
 
 def shown(path: Path) -> Path:
     """A path as one would type it: relative to this folder, or as :func:`located` takes it."""
-    whole = path.resolve()
-    if not whole.is_relative_to(Path.cwd()) and whole.is_relative_to(CONFIGS):
-        return whole.relative_to(_TOP)
-    return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else path
+    whole, here = path.resolve(), Path.cwd()
+    if whole.is_relative_to(here):
+        return whole.relative_to(here)
+    return whole.relative_to(_TOP) if whole.is_relative_to(CONFIGS) else path
 
 
 def located(path: str | os.PathLike) -> Path:

@@ -223,10 +223,11 @@ def _recipe_needs(file: Path, work_dir: str | Path | None) -> "tuple[list[Findin
     for stage in recipe.stages:
         for config in (word for word in stage.command if word.endswith(".py")):
             key = config, _option(stage, "--data-root"), _changes(stage), _sections(stage)
-            if key in looked or _is_recipe(located(config)):
+            path = located(config)
+            if key in looked or _is_recipe(path):
                 continue
             looked.add(key)
-            if not located(config).is_file():
+            if not path.is_file():
                 findings.append(Finding(f"stage {stage.name}", f"{config}: no such file", "missing",
                                         "run it in the project's folder"))
                 continue

@@ -5,26 +5,7 @@
 set -euo pipefail
 python=${1:-.venv/bin/python}
 
-starts() {
-    "$python" - <<'PY'
-import shutil
-import sys
-
-from playwright.sync_api import Error, sync_playwright
-
-system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-with sync_playwright() as driver:
-    for path in (system, None):
-        try:
-            browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except Error:
-            continue
-        print(f"browser: {path or driver.chromium.executable_path} ({browser.version})")
-        browser.close()
-        sys.exit(0)
-sys.exit(1)
-PY
-}
+starts() { "$python" tests/web/browser.py; }
 
 if ! "$python" -c "import playwright, gradio" 2>/dev/null; then
     echo "installing Gradio and Playwright, as requirements.lock has them"

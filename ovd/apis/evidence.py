@@ -18,6 +18,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from torch import Tensor, nn
 
 from ovd.apis.images import ImageInput, described, read_rgb
+from ovd.data.in_memory import prepared_image
 from ovd.errors import UserError
 from ovd.fewshot.detector_vectors import Reader
 
@@ -73,16 +74,11 @@ class Looker:
             UserError: An image that cannot be read.
         """
         rgb = read_rgb(image)
-        height, width = rgb.shape[:2]
-        record = {"img": cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR), "img_id": 0, "img_path": None,
-                  "img_shape": (height, width), "ori_shape": (height, width)}
         try:
-            prepared = self.steps(record)
-        except cv2.error:  # a side that would have no pixel
-            prepared = None
-        if prepared is None or min(prepared["inputs"].shape[-2:]) < 1:
-            raise UserError(f"{described(image)}: an image of {width} x {height} pixels is too narrow")
-        return prepared, (height, width)
+            prepared = prepared_image(self.steps, cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2BGR))
+        except UserError as error:
+            raise UserError(f"{described(image)}: {error}") from None
+        return prepared, rgb.shape[:2]
 
     def groups(self, prepared: Sequence[dict[str, Any]], sizes: Sequence[tuple[int, int]],
                batch_size: int) -> list[list[int]]:

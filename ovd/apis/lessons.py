@@ -60,7 +60,6 @@ class Lessons:
         boxes = self._base.calibrated(boxes, method, shots)
         return boxes if words is None else self._base.combined(words, boxes, method, rule, shots)
 
-
     def like(self, names: ClassHead, boxes: ClassHead, k: int, method: str) -> str | None:
         """The name that says what the ``k`` boxes of a class show; None where none does, or nothing is known of it."""
         known = self._base.shots_of(method)

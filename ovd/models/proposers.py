@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from mmcv.transforms import Compose
@@ -15,10 +14,10 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ovd.data.images import Photo
+from ovd.data.in_memory import prepared_image
 from ovd.engine.checkpoints import read_checkpoint
 from ovd.engine.config import load_config, resolve_types
 from ovd.engine.conversion.usage import check_usage
-from ovd.errors import UserError
 from ovd.models.proposal_network import Prepared, ProposalNetwork
 
 
@@ -95,9 +94,5 @@ class NetworkProposer(Proposer):
     def _prepared(self, image: Tensor) -> Prepared:
         height, width = image.shape[-2:]
         bgr = np.ascontiguousarray(image.flip(0).permute(1, 2, 0).cpu().numpy())
-        try:
-            packed = self._pipeline({"img": bgr, "img_id": 0, "img_path": None, "img_shape": (height, width),
-                                     "ori_shape": (height, width)})
-        except cv2.error:  # a side that would have no pixel
-            raise UserError(f"an image of {width} x {height} pixels is too narrow") from None
+        packed = prepared_image(self._pipeline, bgr)
         return Prepared(Photo(0, "", height, width), packed["inputs"], packed["data_samples"])

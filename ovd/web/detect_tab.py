@@ -36,6 +36,7 @@ class DetectTab:
         self.own = len(detector.own_names)
         self.has_masks = detector.has_masks
         self.knows_words = knows_words
+        self.takes_names = knows_words or self.own > 0
         self.own_words = f"  (empty: the {self.own:,} classes that the model knows)" if self.own else ""
 
     def build(self) -> None:
@@ -52,11 +53,10 @@ class DetectTab:
                                     elem_id="examples", visible=bool(self.examples), min_width=300)
             with gr.Column(scale=2, min_width=320):
                 words = gr.Textbox(label="Look for", lines=2, max_lines=8, elem_id="words", submit_btn=False,
-                                        visible=self.knows_words or bool(self.own),
-                                   placeholder="zebra, traffic cone, …" + self.own_words)
+                                   visible=self.takes_names, placeholder="zebra, traffic cone, …" + self.own_words)
                 with gr.Row(elem_classes="buttons"):
-                    find = gr.Button("Find", variant="primary", visible=self.knows_words or bool(self.own),
-                                     elem_id="find", scale=1, min_width=80)
+                    find = gr.Button("Find", variant="primary", visible=self.takes_names, elem_id="find", scale=1,
+                                     min_width=80)
                     every = gr.Button(f"All {self.own:,} known classes", elem_id="every", scale=2, min_width=200,
                                       visible=bool(self.own))
                 threshold = gr.Slider(0.02, 0.98, THRESHOLD, step=0.01, label="Threshold", elem_id="threshold",
@@ -179,6 +179,3 @@ class DetectTab:
         seen = ", ".join(found.names[:8]) or "nothing"
         board = gr.update(src=data_url(found.plot()), turn=desk.shown, alt=f"{desk.picture.name}: {seen}")
         return [board, summary(found, note), chips(desk, found), table(found)]
-
-
-

@@ -14,8 +14,6 @@ from ovd.web.gate import Gate
 from ovd.web.look import CSS, NARROW, theme
 
 TRIED_PORTS = 50
-
-
 LOCAL = frozenset(("localhost", "127.0.0.1", "[::1]"))
 
 

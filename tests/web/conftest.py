@@ -1,7 +1,6 @@
 """A server of the page, and a browser to look at it."""
 
 import os
-import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -30,16 +29,12 @@ def served(tmp_path_factory):
 def chromium():
     """A headless Chromium: Playwright's own, or the system's; skips where there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: make test-web sets it up")
+    from browser import start as start_browser
+
     with playwright.sync_playwright() as driver:
-        system = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-        for path in (system, None):
-            try:
-                browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-                break
-            except playwright.Error:
-                continue
-        else:
+        started = start_browser(driver)
+        if started is None:
             missing = pytest.fail if os.environ.get("OVD_NEED_BROWSER") else pytest.skip
             missing("no Chromium or Chrome is installed: make test-web installs one")
-        yield browser
-        browser.close()
+        yield started[0]
+        started[0].close()
